@@ -1,0 +1,49 @@
+"""``svg.attach``: sparse attention on a diffusers pipeline in one line, for people without Hydra."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from svg import backends, models
+from svg.attachment import Attachment, Backend, Method, Phases
+
+
+def attach(
+    pipeline: Any,
+    method: Method,
+    backend: Backend | str = "auto",
+    dense_backend: Backend | str = "sdpa",
+    *,
+    seed: int = 0,
+    phases: Phases | None = None,
+    strict: bool = True,
+) -> Attachment:
+    """Return a context manager under which ``pipeline(...)`` runs with sparse attention.
+
+    Args:
+        pipeline: A diffusers pipeline of a known model family.
+        method: For instance ``svg.SparseVideoGen(density=0.25)``.
+        backend: What computes sparse calls, by object or name; ``"auto"`` is ``cpu_gather`` on a CPU, ``flex`` on a GPU.
+        dense_backend: What computes dense steps and layers.
+        seed: Seed of what the method draws.
+        phases: A clock told of each phase; see ``svg.cost``.
+        strict: Raise where a backend refuses a plan, rather than run that call dense and record it.
+
+    Raises:
+        ValueError: If the pipeline's family, a backend's name or a setting is unknown.
+
+    Example:
+        ``with svg.attach(pipe, svg.SparseVideoGen(density=0.25)) as run: video = pipe(prompt).frames``
+    """
+    if backend == "auto":
+        backend = "flex" if pipeline.device.type == "cuda" else "cpu_gather"
+    return Attachment(
+        pipeline,
+        models.adapter_for(pipeline),
+        method,
+        backends.get(backend) if isinstance(backend, str) else backend,
+        backends.get(dense_backend) if isinstance(dense_backend, str) else dense_backend,
+        seed=seed,
+        phases=phases,
+        strict=strict,
+    )

@@ -1,0 +1,220 @@
+"""Run a diffusion transformer's self-attention through a method and a backend inside a with block, then restore it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from svg.context import AttentionContext
+from svg.layout import TokenLayout
+from svg.plan import AttentionInputs, AttentionPlan
+from svg.receipt import Receipt
+from svg.schedule import DenseSchedule
+
+
+class Method(Protocol):
+    """What a sparse method must have; someone else's needs no base class of ours."""
+
+    def plan(self, inputs: AttentionInputs, context: AttentionContext) -> AttentionPlan: ...
+
+    def dense_schedule(self, num_steps: int, num_layers: int, timesteps: Sequence[float]) -> DenseSchedule: ...
+
+
+class Backend(Protocol):
+    """What computes a plan; inputs and output are in the plan's order."""
+
+    name: str
+
+    def check(self, query: torch.Tensor, plan: AttentionPlan) -> None: ...
+
+    def __call__(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
+    ) -> torch.Tensor: ...
+
+
+class ModelAdapter(Protocol):
+    """What a model family tells the attachment about itself."""
+
+    branches: tuple[str, ...]
+
+    def transformers(self, pipeline: Any) -> list[torch.nn.Module]: ...
+
+    def self_attentions(self, transformer: torch.nn.Module) -> list[torch.nn.Module]: ...
+
+    def layout(self, transformer: torch.nn.Module, inputs: dict[str, Any]) -> TokenLayout: ...
+
+    def processor(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> Any: ...
+
+
+class Phases(Protocol):
+    """A clock that is told which phase of a call runs."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]: ...
+
+
+class NoPhases:
+    """The clock that measures nothing."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@dataclass
+class StepClock:
+    """Which step and branch a forward belongs to: a changed timestep is the next step, a repeated one the next branch.
+
+    Values are compared for equality only. A new timestep schedule starts a new generation.
+    """
+
+    branches: tuple[str, ...]
+    timesteps: list[float] = field(default_factory=list)
+    step: int = -1
+    branch_index: int = 0
+    _schedule: Any = None
+    _timestep: float | None = None
+
+    def advance(self, timestep: float, schedule: Any) -> bool:
+        """Count one forward; return whether it opens a new generation."""
+        is_new = schedule is not self._schedule
+        if is_new:
+            self._schedule, self._timestep, self.step = schedule, None, -1
+            self.timesteps = [float(value) for value in schedule]
+        if timestep == self._timestep:
+            self.branch_index += 1
+        else:
+            self._timestep, self.branch_index, self.step = timestep, 0, self.step + 1
+        if self.step >= len(self.timesteps):
+            raise RuntimeError(
+                f"forward {self.step + 1} of a schedule of {len(self.timesteps)} steps: the pipeline calls its "
+                f"transformer in a way this version does not know"
+            )
+        return is_new
+
+    @property
+    def branch(self) -> str:
+        if self.branch_index < len(self.branches):
+            return self.branches[self.branch_index]
+        return f"branch{self.branch_index}"
+
+
+class Attachment:
+    """A method and two backends on one pipeline, while the with block lasts.
+
+    Args:
+        pipeline: A diffusers pipeline with a scheduler.
+        adapter: The pipeline's model family.
+        method: Decides each sparse call.
+        backend: Computes sparse plans.
+        dense_backend: Computes the dense steps and layers; the dense twin's backend, or quality measures its rounding.
+        seed: Seed of what the method draws.
+        phases: A clock told of the phases "profiling", "reordering" and "attention".
+        strict: Raise where a backend refuses a plan. If False the call runs dense and the receipt says so.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        adapter: ModelAdapter,
+        method: Method,
+        backend: Backend,
+        dense_backend: Backend,
+        *,
+        seed: int = 0,
+        phases: Phases | None = None,
+        strict: bool = True,
+    ) -> None:
+        self.pipeline, self.adapter, self.method = pipeline, adapter, method
+        self.backend, self.dense_backend = backend, dense_backend
+        self.seed, self.strict = seed, strict
+        self.phases = phases if phases is not None else NoPhases()
+        self.receipt = Receipt()
+        self._clock = StepClock(adapter.branches)
+        self._layout: TokenLayout | None = None
+        self._schedule = DenseSchedule(0, 0)
+        self._state: dict[tuple[int, int, str], dict[str, Any]] = {}
+        self._undo: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Attachment:
+        try:
+            for index, transformer in enumerate(self.adapter.transformers(self.pipeline)):
+                self._install(index, transformer)
+        except BaseException:
+            self._restore()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def _install(self, index: int, transformer: torch.nn.Module) -> None:
+        modules = self.adapter.self_attentions(transformer)
+
+        def before_forward(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+            if self._clock.advance(float(timestep.flatten()[-1]), self.pipeline.scheduler.timesteps):
+                self._start_generation(len(modules))
+            self._layout = self.adapter.layout(module, kwargs | {"hidden_states": kwargs.get("hidden_states", *args[:1])})
+
+        handle = transformer.register_forward_pre_hook(before_forward, with_kwargs=True)
+        self._undo.append(handle.remove)
+        for layer, module in enumerate(modules):
+            stock = module.processor
+
+            def attend(inputs: AttentionInputs, layer: int = layer) -> torch.Tensor:
+                return self._attend(inputs, index, layer, len(modules))
+
+            module.set_processor(self.adapter.processor(attend, stock))
+            self._undo.append(lambda module=module, stock=stock: module.set_processor(stock))
+
+    def _restore(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+        self._state.clear()
+
+    def _start_generation(self, num_layers: int) -> None:
+        self._state.clear()
+        num_steps = len(self._clock.timesteps)
+        self._schedule = self.method.dense_schedule(num_steps, num_layers, self._clock.timesteps)
+        self.receipt = Receipt(self._schedule.dense_steps, self._schedule.dense_layers, num_steps, num_layers)
+
+    def _attend(self, inputs: AttentionInputs, transformer: int, layer: int, num_layers: int) -> torch.Tensor:
+        assert self._layout is not None
+        self._layout.check(inputs.seq_len)
+        clock = self._clock
+        context = AttentionContext(
+            layout=self._layout,
+            layer=layer,
+            num_layers=num_layers,
+            step=clock.step,
+            num_steps=len(clock.timesteps),
+            branch=clock.branch,
+            seed=self.seed,
+            state=self._state.setdefault((transformer, layer, clock.branch), {}),
+        )
+        plan, backend, fallback = AttentionPlan.dense(inputs.key_lengths), self.dense_backend, None
+        if not self._schedule.is_dense(clock.step, layer):
+            with self.phases.phase("profiling"):
+                plan = self.method.plan(inputs, context)
+            if not plan.is_dense:
+                backend = self.backend
+        query, key, value = inputs.query(), inputs.key(), inputs.value()
+        try:
+            backend.check(query, plan)
+        except ValueError as refusal:
+            if self.strict or plan.is_dense:
+                raise
+            plan, backend, fallback = AttentionPlan.dense(inputs.key_lengths), self.dense_backend, str(refusal)
+        if plan.is_reordered:
+            with self.phases.phase("reordering"):
+                query, key, value = plan.arrange(query, key, value)
+        with self.phases.phase("attention"):
+            output = backend(query, key, value, plan)
+        if plan.is_reordered:
+            with self.phases.phase("reordering"):
+                output = plan.restore(output)
+        self.receipt.record(context, backend.name, plan, fallback)
+        return output

@@ -1,0 +1,1 @@
+"""One sparse method per file."""

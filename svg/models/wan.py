@@ -1,0 +1,100 @@
+"""Wan 2.1 and 2.2 in diffusers: video tokens only in self-attention, text in cross-attention, two forwards a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from svg.layout import TokenLayout
+from svg.plan import AttentionInputs
+
+PIPELINES = ("WanPipeline",)
+
+
+class WanAdapter:
+    """What the attachment needs to know of Wan."""
+
+    branches = ("cond", "uncond")
+
+    def transformers(self, pipeline: Any) -> list[torch.nn.Module]:
+        """Return the pipeline's transformers: one, or the two experts of Wan 2.2."""
+        experts = (pipeline.transformer, getattr(pipeline, "transformer_2", None))
+        return [transformer for transformer in experts if transformer is not None]
+
+    def self_attentions(self, transformer: torch.nn.Module) -> list[torch.nn.Module]:
+        return [block.attn1 for block in transformer.blocks]
+
+    def layout(self, transformer: torch.nn.Module, inputs: dict[str, Any]) -> TokenLayout:
+        """Return the layout of latents ``(batch, channels, frames, height, width)``."""
+        _, _, frames, height, width = inputs["hidden_states"].shape
+        patch_frames, patch_height, patch_width = transformer.config.patch_size
+        return TokenLayout(frames // patch_frames, (height // patch_height) * (width // patch_width))
+
+    def processor(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> WanSelfAttention:
+        return WanSelfAttention(attend, stock)
+
+
+class WanSelfAttention:
+    """diffusers' attention processor for Wan's self-attention, with the attention itself handed in.
+
+    Args:
+        attend: Computes one call, ``(batch, num_heads, seq_len, head_dim)`` out.
+        stock: The processor it replaces; its backend and parallel settings must be at their defaults.
+    """
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __init__(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> None:
+        self._attend = attend
+        if getattr(stock, "_parallel_config", None) is not None:
+            raise ValueError("context parallelism is on for this pipeline; svg.attach does not go through it yet")
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        if encoder_hidden_states is not None or attention_mask is not None:
+            raise ValueError("Wan's self-attention takes neither text nor a mask; got one of them")
+        if attn.fused_projections:
+            query, key, value = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+        else:
+            query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+
+        def finish(norm: torch.nn.Module, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
+            heads = norm(rows).unflatten(2, (attn.heads, -1))
+            return (heads if rotary_emb is None else rotate(heads, rotary_emb, indices)).transpose(1, 2)
+
+        inputs = AttentionInputs(
+            query,
+            key,
+            value,
+            attn.heads,
+            finish_query=lambda rows, indices: finish(attn.norm_q, rows, indices),
+            finish_key=lambda rows, indices: finish(attn.norm_k, rows, indices),
+        )
+        output = self._attend(inputs).transpose(1, 2).flatten(2, 3).type_as(query)
+        return attn.to_out[1](attn.to_out[0](output))
+
+
+def rotate(
+    heads: torch.Tensor, rotary_emb: tuple[torch.Tensor, torch.Tensor], indices: torch.Tensor | None
+) -> torch.Tensor:
+    """Apply Wan's rotary embedding, adjacent channels paired.
+
+    Args:
+        heads: ``(batch, rows, num_heads, head_dim)``.
+        rotary_emb: Cosines and sines, each ``(1, seq_len, 1, head_dim)``, every value given twice.
+        indices: Positions of the rows, or None for all of them in order.
+    """
+    cosine, sine = (table if indices is None else table.index_select(1, indices) for table in rotary_emb)
+    cosine, sine = cosine[..., 0::2], sine[..., 1::2]
+    even, odd = heads[..., 0::2], heads[..., 1::2]
+    rotated = torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), dim=-1)
+    return rotated.flatten(-2).type_as(heads)

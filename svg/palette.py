@@ -1,0 +1,97 @@
+"""The two head patterns of Sparse VideoGen on a layout: the same band, over frame-major and over token-major tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+from svg.block_mask import BlockMask
+from svg.layout import TokenLayout
+from svg.order import sink_first_order, token_major_order
+from svg.pattern import HeadKind, Sink, TokenPattern, band, upstream_half_width, window_for_density
+from svg.plan import HeadPattern
+
+Rounding = Literal["tile", "token", "ceil128", "floor128"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a kept fraction becomes a mask.
+
+    Args:
+        density: Fraction of pairs kept, in (0, 1].
+        block_size: Queries and keys per tile.
+        rounding: ``"tile"``: whole tiles, so that every pair computed is kept and the density executed is the density
+            asked for. ``"token"``: the widest band within the density, exact to the token. ``"ceil128"`` and
+            ``"floor128"``: the reference code's width, which does not count the sink.
+        sink: What every query keeps beside the band; see ``svg.pattern.band``.
+        key_order: Key order of a temporal head: ``"sink_first"`` or ``"plain"``, the reference code's.
+        spatial_unit: ``"token"`` or ``"frame"``; see ``svg.pattern.band``.
+        band_edge: ``"closed"`` keeps \\|q - k\\| <= W, ``"open"`` keeps < W; matters for the reference's rounding only.
+    """
+
+    density: float
+    block_size: int = 128
+    rounding: Rounding = "tile"
+    sink: Sink = "first_frame"
+    key_order: Literal["sink_first", "plain"] = "sink_first"
+    spatial_unit: Literal["token", "frame"] = "token"
+    band_edge: Literal["closed", "open"] = "closed"
+
+
+@lru_cache(maxsize=64)
+def head_pattern(layout: TokenLayout, geometry: Geometry, kind: HeadKind) -> HeadPattern:
+    """Return the pattern of one kind of head; computed once per layout and geometry.
+
+    Raises:
+        ValueError: If the density is out of range or below what text, sink and diagonal keep.
+    """
+    pattern = band(
+        layout, kind, sink=geometry.sink, keys=geometry.key_order, spatial_unit=geometry.spatial_unit
+    )
+    mask = _mask(layout, geometry, pattern)
+    if kind == "spatial":
+        return HeadPattern("spatial", mask)
+    key_order = sink_first_order(layout) if geometry.key_order == "sink_first" else token_major_order(layout)
+    return HeadPattern("temporal", mask, token_major_order(layout), key_order)
+
+
+def head_patterns(layout: TokenLayout, geometry: Geometry) -> tuple[HeadPattern, HeadPattern]:
+    """Return the palette (spatial, temporal)."""
+    return head_pattern(layout, geometry, "spatial"), head_pattern(layout, geometry, "temporal")
+
+
+@lru_cache(maxsize=16)
+def upstream_profiled_patterns(
+    layout: TokenLayout, frames: float = 2.0, has_sink: bool = True
+) -> tuple[HeadPattern, HeadPattern]:
+    """Return the fixed patterns that the reference code profiles with, whatever the density that runs.
+
+    A band of whole 128-token blocks, floor(frames * tokens_per_frame / 128) to each side, the outermost left out, over
+    frame-major and over plain token-major tokens; the sink is the first ``tokens_per_frame`` keys of either order.
+
+    Args:
+        layout: Token counts of the sequence.
+        frames: Half-width in frames: 2 for Wan and Cosmos, 1.5 for HunyuanVideo and CogVideoX.
+        has_sink: Whether there is a sink: Wan and Cosmos.
+    """
+    width = math.floor(frames * layout.tokens_per_frame / 128) - 1
+    pattern = replace(
+        band(layout, "spatial", sink="layout" if has_sink else "none", half_width=width), unit=128
+    )
+    mask = BlockMask.from_pattern(pattern, 128, 128)
+    order = token_major_order(layout)
+    return HeadPattern("spatial", mask), HeadPattern("temporal", mask, order, order)
+
+
+def _mask(layout: TokenLayout, geometry: Geometry, pattern: TokenPattern) -> BlockMask:
+    if geometry.rounding == "tile":
+        return BlockMask.from_tile_budget(pattern, geometry.density, geometry.block_size, geometry.block_size)
+    if geometry.rounding == "token":
+        pattern = window_for_density(pattern, geometry.density)
+    else:
+        width = upstream_half_width(layout, geometry.density, geometry.rounding)
+        pattern = replace(pattern, half_width=width - (geometry.band_edge == "open"))
+    return BlockMask.from_pattern(pattern, geometry.block_size, geometry.block_size)

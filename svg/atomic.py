@@ -42,6 +42,10 @@ class Lock:
         self.path = path
         self._descriptor: int | None = None
 
+    @property
+    def is_held(self) -> bool:
+        return self._descriptor is not None
+
     def acquire(self, wait: bool = False) -> None:
         """Take the lock; where another holds it, ``wait`` for it or raise ``LockHeldError``."""
         operation = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB

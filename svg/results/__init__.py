@@ -1,0 +1,34 @@
+"""The records of runs: one folder a run, with its facts, its measurements and its videos, written whole or not at all."""
+
+from svg.results.record import (
+    SCHEMA_VERSION,
+    RecordError,
+    RunBusy,
+    RunExists,
+    RunRecord,
+    Video,
+    canonical_json,
+    config_hash,
+    list_runs,
+    read_run,
+)
+from svg.results.rows import MEASUREMENT_SCHEMA, Measurement, read_measurements
+from svg.results.writer import RunWriter, VideoPaths
+
+__all__ = [
+    "MEASUREMENT_SCHEMA",
+    "SCHEMA_VERSION",
+    "Measurement",
+    "RecordError",
+    "RunBusy",
+    "RunExists",
+    "RunRecord",
+    "RunWriter",
+    "Video",
+    "VideoPaths",
+    "canonical_json",
+    "config_hash",
+    "list_runs",
+    "read_measurements",
+    "read_run",
+]

@@ -1,0 +1,135 @@
+"""What is known of a run besides its measurements: the facts in ``run.json``, and how they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+RUN_FILE, MEASUREMENTS_FILE = "run.json", "measurements.parquet"
+
+
+class RecordError(RuntimeError):
+    """A record cannot be written or read; the message is one line for the user."""
+
+
+class RunBusy(RecordError):
+    """Another process is writing this run."""
+
+
+class RunExists(RecordError):
+    """The run is already there, complete; ``path`` is its folder."""
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """The files of one sparse video, as paths below the run's folder.
+
+    Args:
+        sparse: FFV1, lossless.
+        preview: Its H.264 twin for people.
+        dense_preview: H.264 of the dense twin; None where the run has none.
+        frames, fps, height, width: Of the sparse video; pixels and frames per second.
+    """
+
+    prompt_id: str
+    seed: int
+    sparse: str
+    preview: str | None
+    dense_preview: str | None
+    frames: int
+    fps: float
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What ``run.json`` holds: everything about a run but its measurements and pixels."""
+
+    run_id: str
+    model: str
+    method: str
+    backend: str
+    dense_backend: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    prompts: list[dict[str, str]]
+    seeds: list[int]
+    overrides: list[str] = field(default_factory=list)
+    experiment: str | None = None
+    status: Literal["complete", "failed"] = "complete"
+    error: dict[str, str] | None = None
+    created: str = ""
+    config_hash: str = ""
+    videos: list[Video] = field(default_factory=list)
+    schema_version: int = SCHEMA_VERSION
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of ``value``: keys sorted, no spaces.
+
+    Raises:
+        ValueError: If it holds something that JSON cannot say (an object, a NaN, an infinity).
+    """
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a record holds plain numbers, strings, lists and dicts only: {error}") from None
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Return 16 hex digits that name a resolved configuration, whatever the order of its keys."""
+    return hashlib.sha256(canonical_json(dict(config)).encode()).hexdigest()[:16]
+
+
+def read_run(path: str | Path) -> RunRecord:
+    """Read the ``run.json`` of one run's folder.
+
+    Raises:
+        RecordError: If it is missing, damaged, or of another schema version.
+    """
+    file = Path(path) / RUN_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{path} is not a run: it has no {RUN_FILE}") from None
+    except OSError as error:
+        raise RecordError(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RecordError(f"{file} is damaged: {error}") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RecordError(
+            f"{file} has schema_version {version}, this version reads {SCHEMA_VERSION}; read it with the version of "
+            f"this project that wrote it"
+        )
+    missing = [name.name for name in fields(RunRecord) if name.name not in content]
+    if missing or content["status"] not in ("complete", "failed"):
+        raise RecordError(f"{file} is damaged: it lacks {', '.join(missing) or 'a known status'}")
+    known = {name.name: content[name.name] for name in fields(RunRecord)}
+    try:
+        return RunRecord(**{**known, "videos": [Video(**video) for video in known["videos"]]})
+    except TypeError as error:
+        raise RecordError(f"{file} is damaged: {error}") from None
+
+
+def list_runs(runs_dir: str | Path) -> list[Path]:
+    """Return the folders of all finished runs directly below ``runs_dir``, complete and failed, by name.
+
+    Raises:
+        RecordError: If ``runs_dir`` is no folder that can be read.
+    """
+    try:
+        names = sorted(entry.name for entry in Path(runs_dir).iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise RecordError(f"runs_dir={runs_dir} cannot be read: {error.strerror}") from error
+    return [Path(runs_dir, name) for name in names if Path(runs_dir, name, RUN_FILE).is_file()]

@@ -1,0 +1,128 @@
+"""Measurements as long rows: one value, what it belongs to, how far to trust it, and their Parquet file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from svg.results.record import MEASUREMENTS_FILE, SCHEMA_VERSION, RecordError, RunRecord
+
+# One row is one value: (column, type, whether it may be null), in the order of the file.
+_COLUMNS: tuple[tuple[str, pa.DataType, bool], ...] = (
+    ("run_id", pa.string(), False),
+    ("model", pa.string(), False),
+    ("method", pa.string(), False),
+    ("backend", pa.string(), False),
+    ("dense_backend", pa.string(), False),
+    ("prompt_id", pa.string(), True),
+    ("seed", pa.int64(), True),
+    ("step", pa.int32(), True),
+    ("layer", pa.int32(), True),
+    ("head", pa.int32(), True),
+    ("branch", pa.string(), True),
+    ("frame", pa.int32(), True),
+    ("quantity", pa.string(), False),
+    ("protocol", pa.string(), True),
+    ("unit", pa.string(), False),
+    ("value", pa.float64(), True),
+    ("n", pa.int64(), False),
+    ("spread", pa.float64(), True),
+    ("higher_is_better", pa.bool_(), True),
+    ("status", pa.string(), False),
+    ("reason", pa.string(), True),
+)
+MEASUREMENT_SCHEMA = pa.schema([pa.field(name, kind, nullable) for name, kind, nullable in _COLUMNS])
+_RUN_COLUMNS = ("run_id", "model", "method", "backend", "dense_backend")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One measured value, or why there is none.
+
+    Args:
+        quantity: What was measured, in snake case with its unit where it has one: ``psnr_db``, ``generation_s``.
+        unit: Unit of ``value`` and ``spread``; ``"1"`` for a pure number.
+        value: The number, finite; None unless ``status`` is ``"ok"``.
+        prompt_id, seed, step, layer, head, branch, frame: What the value belongs to; None where it does not apply.
+            Indices count from 0.
+        protocol: Which definition of the quantity, where there are several: ``"standard"``, ``"token"``.
+        n: How many samples stand behind ``value``; 0 where nothing was measured.
+        spread: Their standard deviation; None where unknown.
+        higher_is_better: Which way is better; None where neither is.
+        status: ``"ok"``; ``"infinite"`` (PSNR of identical frames); ``"unavailable"`` (this machine cannot measure
+            it); ``"failed"``.
+        reason: Why there is no value; needed where the status is ``"unavailable"`` or ``"failed"``.
+
+    Raises:
+        ValueError: If the fields contradict one another.
+    """
+
+    quantity: str
+    unit: str
+    value: float | None
+    prompt_id: str | None = None
+    seed: int | None = None
+    step: int | None = None
+    layer: int | None = None
+    head: int | None = None
+    branch: str | None = None
+    frame: int | None = None
+    protocol: str | None = None
+    n: int = 1
+    spread: float | None = None
+    higher_is_better: bool | None = None
+    status: Literal["ok", "unavailable", "infinite", "failed"] = "ok"
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.quantity or not self.unit:
+            raise ValueError(f"a measurement needs a quantity and a unit, got {self.quantity!r} and {self.unit!r}")
+        if self.status not in ("ok", "unavailable", "infinite", "failed"):
+            raise ValueError(f"{self.quantity}: status {self.status!r} is not one of ok, unavailable, infinite, failed")
+        if (self.value is not None) != (self.status == "ok"):
+            raise ValueError(f"{self.quantity}: value {self.value} with status {self.status!r}; only ok has a value")
+        if self.status in ("unavailable", "failed") and not self.reason:
+            raise ValueError(f"{self.quantity}: status {self.status!r} needs a reason")
+        for name in ("value", "spread"):
+            number = getattr(self, name)
+            if number is not None and not (isinstance(number, Real) and math.isfinite(number)):
+                raise ValueError(f"{self.quantity}: {name} is {number!r}; a record holds finite numbers only")
+        for name in ("seed", "step", "layer", "head", "frame", "n"):
+            index = getattr(self, name)
+            if not (isinstance(index, Integral) or (index is None and name != "n")):
+                raise ValueError(f"{self.quantity}: {name} is {index!r}; it must be a whole number")
+
+
+def read_measurements(path: str | Path) -> pa.Table:
+    """Return the rows of one run's folder, as a table of ``MEASUREMENT_SCHEMA``.
+
+    Raises:
+        RecordError: If they are missing, damaged, or of another shape.
+    """
+    file = Path(path) / MEASUREMENTS_FILE
+    try:
+        # One thread: the interpreter may abort at its end where Arrow's threads still hold a Python object.
+        table = pq.ParquetFile(pa.BufferReader(file.read_bytes())).read(use_threads=False)
+    except FileNotFoundError:
+        raise RecordError(f"{path} is half a run: it has no {MEASUREMENTS_FILE}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise RecordError(f"{file} is damaged: {' '.join(str(error).split())}") from None
+    if not table.schema.equals(MEASUREMENT_SCHEMA):
+        raise RecordError(f"{file} has other columns than schema_version {SCHEMA_VERSION}")
+    return table
+
+
+def to_parquet(record: RunRecord, rows: Sequence[Measurement]) -> bytes:
+    """Return the Parquet file of a run's rows, with the run's own columns first."""
+    shared = {name: [getattr(record, name)] * len(rows) for name in _RUN_COLUMNS}
+    own = {name: [getattr(row, name) for row in rows] for name, _, _ in _COLUMNS if name not in _RUN_COLUMNS}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({**shared, **own}, schema=MEASUREMENT_SCHEMA), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()

@@ -17,6 +17,10 @@ class RecordError(RuntimeError):
     """A record cannot be written or read; the message is one line for the user."""
 
 
+class RunSchemaError(RecordError):
+    """A run was written under another schema version than this one."""
+
+
 class RunBusy(RecordError):
     """Another process is writing this run."""
 
@@ -108,13 +112,15 @@ def read_run(path: str | Path) -> RunRecord:
         raise RecordError(f"{file} is damaged: {error}") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
-        raise RecordError(
+        raise RunSchemaError(
             f"{file} has schema_version {version}, this version reads {SCHEMA_VERSION}; read it with the version of "
             f"this project that wrote it"
         )
     missing = [name.name for name in fields(RunRecord) if name.name not in content]
     if missing or content["status"] not in ("complete", "failed"):
         raise RecordError(f"{file} is damaged: it lacks {', '.join(missing) or 'a known status'}")
+    if content["run_id"] != Path(path).absolute().name:
+        raise RecordError(f"{path} holds run {content['run_id']}; a run's folder must keep its name")
     known = {name.name: content[name.name] for name in fields(RunRecord)}
     try:
         return RunRecord(**{**known, "videos": [Video(**video) for video in known["videos"]]})
@@ -123,7 +129,9 @@ def read_run(path: str | Path) -> RunRecord:
 
 
 def list_runs(runs_dir: str | Path) -> list[Path]:
-    """Return the folders of all finished runs directly below ``runs_dir``, complete and failed, by name.
+    """Return the folders of all runs directly below ``runs_dir`` by name: complete, failed, and damaged from outside.
+
+    What is still being written, or was when its process died, is not among them.
 
     Raises:
         RecordError: If ``runs_dir`` is no folder that can be read.
@@ -132,4 +140,5 @@ def list_runs(runs_dir: str | Path) -> list[Path]:
         names = sorted(entry.name for entry in Path(runs_dir).iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise RecordError(f"runs_dir={runs_dir} cannot be read: {error.strerror}") from error
-    return [Path(runs_dir, name) for name in names if Path(runs_dir, name, RUN_FILE).is_file()]
+    paths = [Path(runs_dir, name) for name in names]
+    return [path for path in paths if any((path / file).is_file() for file in (RUN_FILE, MEASUREMENTS_FILE))]

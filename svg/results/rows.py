@@ -95,9 +95,9 @@ class Measurement:
             if number is not None and not (isinstance(number, Real) and math.isfinite(number)):
                 raise ValueError(f"{self.quantity}: {name} is {number!r}; a record holds finite numbers only")
         for name in ("seed", "step", "layer", "head", "frame", "n"):
-            index = getattr(self, name)
-            if not (isinstance(index, Integral) or (index is None and name != "n")):
-                raise ValueError(f"{self.quantity}: {name} is {index!r}; it must be a whole number")
+            index, bits = getattr(self, name), 63 if name in ("seed", "n") else 31
+            if not (index is None and name != "n") and not (isinstance(index, Integral) and abs(index) < 2**bits):
+                raise ValueError(f"{self.quantity}: {name} is {index!r}; it must be a whole number below 2**{bits}")
 
 
 def read_measurements(path: str | Path) -> pa.Table:

@@ -1,0 +1,121 @@
+"""Reads the records below a folder into two tables: a row a run, and a row a measurement."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from svg.results import (
+    MEASUREMENT_SCHEMA,
+    RecordError,
+    RunRecord,
+    RunSchemaError,
+    list_runs,
+    read_measurements,
+    read_run,
+)
+
+_ORDER = ("run_id", "status", "error.type", "error.message", "created", "model", "method", "backend", "dense_backend")
+# What a measurement row is told of its run; ``status`` is the measurement's own.
+_RUN_COLUMNS = {"status": "run_status", "created": "created", "experiment": "experiment", "config_hash": "config_hash"}
+_TYPES = {
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+    pa.string(): pd.StringDtype(),
+}
+
+
+def runs(root: str | Path) -> pd.DataFrame:
+    """Return a row a run below ``root``, by run id: complete, failed and damaged ones.
+
+    Columns are the keys of ``run.json``, nested ones joined by dots (``config.method.sparsity``,
+    ``provenance.cpu.name``, ``error.message``), and ``path``. Strings, whole numbers, fractions and booleans are
+    pandas' nullable types, ``created`` is a time in UTC; lists (``overrides``, ``prompts``, ``seeds``, ``videos``)
+    stay lists. A run whose files cannot be read is a row of status ``"damaged"`` with its error.
+
+    Raises:
+        RecordError: If ``root`` is missing or holds no run, or a run has another schema version.
+    """
+    rows = []
+    for path in _paths(root):
+        record, _, error = _read(path)
+        facts = {"run_id": path.name, "status": "damaged", "error": {"type": "RecordError", "message": str(error)}}
+        if record is not None:
+            facts = asdict(record)
+        rows.append({**_flat(facts), "path": str(path)})
+    frame = pd.DataFrame(rows, dtype=object)
+    # ``error`` and ``provenance.gpu`` are null in one run and several columns in another.
+    nested = [name for name in frame if any(other.startswith(f"{name}.") for other in frame)]
+    frame = frame.drop(columns=nested)
+    # The first columns are there even if all null: a reader may ask for the errors of runs that went well.
+    frame = frame.reindex(columns=[*dict.fromkeys([*_ORDER, *frame.columns])]).apply(_typed)
+    frame["created"] = pd.to_datetime(frame["created"], utc=True, format="ISO8601")
+    return frame
+
+
+def measurements(root: str | Path) -> pd.DataFrame:
+    """Return all measurement rows of the runs below ``root``, run by run.
+
+    Columns are those of ``svg.results.MEASUREMENT_SCHEMA`` (``value`` and ``spread`` NaN where there is none, the
+    rest pandas' nullable types), then ``run_status``, ``created``, ``experiment`` and ``config_hash`` of the run.
+    A damaged run has no rows here; a warning names it.
+
+    Raises:
+        RecordError: If ``root`` is missing or holds no run, or a run has another schema version.
+    """
+    tables = [MEASUREMENT_SCHEMA.empty_table()]
+    facts = []
+    for path in _paths(root):
+        record, table, error = _read(path)
+        if record is None or table is None:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+            continue
+        tables.append(table)
+        facts.append({"run_id": record.run_id} | {new: getattr(record, old) for old, new in _RUN_COLUMNS.items()})
+    frame = pa.concat_tables(tables).to_pandas(types_mapper=_TYPES.get, use_threads=False)
+    known = pd.DataFrame(facts, columns=["run_id", *_RUN_COLUMNS.values()], dtype="string")
+    known["created"] = pd.to_datetime(known["created"], utc=True, format="ISO8601")
+    return frame.merge(known, on="run_id", how="left", validate="many_to_one")
+
+
+def _paths(root: str | Path) -> list[Path]:
+    paths = list_runs(root)
+    if not paths:
+        raise RecordError(f"runs_dir={root} holds no finished run; make some with `python -m experiments.compare`")
+    return paths
+
+
+def _read(path: Path) -> tuple[RunRecord | None, pa.Table | None, RecordError | None]:
+    """One run's facts and rows, or why they cannot be read; half a run has neither."""
+    try:
+        return read_run(path), read_measurements(path), None
+    except RunSchemaError:
+        raise
+    except RecordError as error:
+        return None, None, error
+
+
+def _typed(column: pd.Series) -> pd.Series:
+    """A column of plain values as the nullable type of all of them; anything else as it is."""
+    kinds = set(map(type, column.dropna()))
+    for allowed, dtype in (({str}, "string"), ({bool}, "boolean"), ({int}, "Int64"), ({int, float}, "Float64")):
+        if kinds <= allowed:
+            return column.astype(dtype)
+    return column
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,1 @@
+"""The networks that metrics compare features of; importing one loads torch."""

@@ -39,7 +39,7 @@ class Metric:
 
     Args:
         quantity: Name of the measured quantity, its unit included where it has one.
-        unit: ``"dB"``, ``"points"``, or ``"1"`` for a pure number.
+        unit: ``"dB"``, or ``"1"`` for a pure number.
         higher_is_better: Whether a greater value means closer to the reference.
         measure: From (video, reference, settings) to a float64 array (frames,), or () for one value of the whole
             video; infinity is allowed. Both videos are checked arrays of one shape, both uint8 or both float32.
@@ -67,7 +67,7 @@ class QualityResult:
     Args:
         quantity: What was measured: ``psnr_db``, ``psnr_pooled_db``, ``ssim``, ``lpips_alex``, ``lpips_vgg``, ``vmaf``.
         protocol: Under which protocol, by name.
-        unit: ``"dB"``, ``"points"`` (VMAF, 0 to 100) or ``"1"``.
+        unit: ``"dB"``, or ``"1"`` for a pure number (VMAF from 0 to 100).
         value: Mean over the ``n`` frames, or the one value of the video; None unless the status is ``"ok"``.
         per_frame: A value per frame, None for an infinite one; None for a quantity of the whole video.
         n: Frames that the value, or an infinite status, speaks for; 0 where nothing was measured.

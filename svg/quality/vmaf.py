@@ -72,4 +72,4 @@ def _ffmpeg() -> str:
         raise NotMeasured(f"no ffmpeg: {error}; pip install imageio-ffmpeg") from error
 
 
-METRICS = {"vmaf": Metric("vmaf", "points", higher_is_better=True, measure=vmaf)}
+METRICS = {"vmaf": Metric("vmaf", "1", higher_is_better=True, measure=vmaf)}

@@ -1,0 +1,39 @@
+"""One way to compute an attention plan per file; ``get`` finds a backend by the name of its file.
+
+A backend is a frozen dataclass with ``name``, ``check(query, plan)``, which raises ``ValueError`` naming a backend that
+can, and ``__call__(query, key, value, plan)``. Inputs and output are ``(batch, num_heads, seq_len, head_dim)`` in the
+plan's order. A query that keeps no key, or only padding, gets zeros from every backend. Files that begin with an
+underscore are what backends share.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+
+def names() -> list[str]:
+    """Return the names of all backends, sorted."""
+    return sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))
+
+
+def get(name: str, **settings: Any) -> Any:
+    """Return the backend of the file ``svg/backends/<name>.py``, which has one class ending in ``Backend``.
+
+    Args:
+        name: For instance ``"sdpa"``.
+        settings: Fields of the backend's dataclass; its defaults where not given.
+
+    Raises:
+        ValueError: If there is no such backend.
+    """
+    if name not in names():
+        raise ValueError(f"backend is {name!r}; it must be one of {', '.join(names())}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    [backend] = [
+        value
+        for attribute, value in vars(module).items()
+        if attribute.endswith("Backend") and value.__module__ == module.__name__
+    ]
+    return backend(**settings)

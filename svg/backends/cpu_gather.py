@@ -1,0 +1,134 @@
+"""Block-sparse attention on a CPU that computes only the tiles of the plan.
+
+Each row of tiles is three steps on one score buffer that stays in the core's cache: scores of its key ranges, softmax,
+weighted sum of their values. Neighbouring tiles are one range, read in place; a row of many short ranges gathers its
+keys and values first. All matrix products are PyTorch's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from svg.backends._per_head import check_fits, heads_by_pattern
+from svg.backends._tile_rows import TileRow, tile_rows
+from svg.block_mask import BlockMask
+from svg.plan import AttentionPlan
+
+# Scores of one row: 1 MiB of float32, which shares the second-level cache with the row's keys and values.
+MOST_SCORES = 2**18
+
+# From this many ranges on, copying a row's keys and values costs less than one product per range.
+MOST_RANGES = 3
+
+# Rows of masks that are still alive, by the number of keys.
+_rows_of: WeakKeyDictionary[BlockMask, dict[int, list[TileRow]]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class CpuGatherBackend:
+    """Computes every plan on the CPU, skipping what the plan skips.
+
+    Half-precision inputs are computed in float32, row of tiles by row of tiles. Heads that keep everything go to
+    PyTorch's scaled_dot_product_attention. Inference only.
+    """
+
+    name: str = "cpu_gather"
+
+    def check(self, query: torch.Tensor, plan: AttentionPlan) -> None:
+        """Raise ``ValueError`` if the tensors are not on the CPU, want gradients or do not fit the plan."""
+        check_fits(self.name, query, plan)
+        if query.device.type != "cpu":
+            raise ValueError(f"cpu_gather computes on the CPU only, got {query.device}; use backend=flex or reference")
+        if torch.is_grad_enabled() and query.requires_grad:
+            raise ValueError("cpu_gather computes no gradients; call it under torch.no_grad() or use backend=reference")
+
+    def __call__(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
+    ) -> torch.Tensor:
+        """Return attention under the plan, ``(batch, num_heads, seq_len, head_dim)``, in the inputs' dtype."""
+        self.check(query, plan)
+        batch, num_heads, seq_len, _ = query.shape
+        output = torch.empty_like(query)
+        for item, pattern, heads, limit in heads_by_pattern(plan, batch, num_heads, seq_len):
+            rows = None if pattern.mask is None else _rows(pattern.mask, limit)
+            for head in heads:
+                tensors = query[item, head], key[item, head, :limit], value[item, head, :limit], output[item, head]
+                if rows is None:
+                    _attend_everything(*tensors)
+                else:
+                    _attend_rows(*tensors, rows)
+        return output
+
+
+def _rows(mask: BlockMask, key_length: int) -> list[TileRow]:
+    by_length = _rows_of.setdefault(mask, {})
+    if key_length not in by_length:
+        by_length[key_length] = tile_rows(mask, key_length, MOST_SCORES)
+    return by_length[key_length]
+
+
+def _attend_everything(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, output: torch.Tensor) -> None:
+    if not key.shape[0]:
+        output.zero_()
+        return
+    output.copy_(scaled_dot_product_attention(query[None, None], key[None, None], value[None, None])[0, 0])
+
+
+def _attend_rows(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, output: torch.Tensor, rows: list[TileRow]
+) -> None:
+    """Fill ``output`` ``(seq_len, head_dim)`` of one head."""
+    dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+    query, key, value = query.to(dtype) * query.shape[-1] ** -0.5, key.to(dtype), value.to(dtype)
+    result = output if output.dtype == dtype else torch.empty_like(output, dtype=dtype)
+    # Scores of an in-place range read this copy in its stored order: faster than transposing at each product.
+    key_columns = key.t().contiguous()
+    scores = _score_views(rows, dtype)
+    sizes = [row.num_queries for row in rows]
+    for row, queries, out in zip(rows, query.split(sizes), result.split(sizes), strict=True):
+        whole, pieces = scores[row.num_queries, row.widths]
+        if not pieces:
+            out.zero_()
+            continue
+        if len(pieces) <= MOST_RANGES:
+            for (start, stop), piece in zip(row.ranges, pieces, strict=True):
+                torch.mm(queries, key_columns[:, start:stop], out=piece)
+        else:
+            torch.mm(queries, key.index_select(0, row.index).t(), out=whole)
+        for start, stop, drop in row.drops:
+            whole[:, start:stop].masked_fill_(drop, -torch.inf)
+        torch.softmax(whole, -1, out=whole)
+        if len(pieces) <= MOST_RANGES:
+            _sum_ranges(row, pieces, value, out)
+        else:
+            torch.mm(whole, value.index_select(0, row.index), out=out)
+        if row.empty_queries is not None:
+            out[row.empty_queries] = 0
+    if result is not output:
+        output.copy_(result)
+
+
+def _sum_ranges(row: TileRow, pieces: tuple[torch.Tensor, ...], value: torch.Tensor, out: torch.Tensor) -> None:
+    for index, ((start, stop), piece) in enumerate(zip(row.ranges, pieces, strict=True)):
+        if index == 0:
+            torch.mm(piece, value[start:stop], out=out)
+        else:
+            out.addmm_(piece, value[start:stop])
+
+
+def _score_views(
+    rows: list[TileRow], dtype: torch.dtype
+) -> dict[tuple[int, tuple[int, ...]], tuple[torch.Tensor, tuple[torch.Tensor, ...]]]:
+    """Return one buffer seen as each row needs it: all its scores, and those of each range."""
+    buffer = torch.empty(max(row.num_queries * row.num_keys for row in rows), dtype=dtype)
+    views = {}
+    for row in rows:
+        shape = row.num_queries, row.widths
+        if shape not in views:
+            whole = buffer[: row.num_queries * row.num_keys].view(row.num_queries, row.num_keys)
+            views[shape] = whole, whole.split(row.widths, dim=1) if row.widths else ()
+    return views

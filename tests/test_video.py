@@ -82,7 +82,9 @@ try:
 except OSError:
     print("OSError")
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == "OSError", done.stderr
 
 
@@ -158,4 +160,6 @@ def test_difference_is_absolute_amplified_and_cut_off():
 
 def test_importing_the_module_loads_no_torch_and_no_codec():
     code = "import sys, svg.video; print(sorted({'torch', 'av'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -43,7 +43,9 @@ def box_ssim(video: np.ndarray, reference: np.ndarray) -> np.ndarray:
     from torch.nn.functional import avg_pool2d
 
     def mean(x: torch.Tensor) -> torch.Tensor:
-        return avg_pool2d(x, WINDOW, stride=1, padding=WINDOW // 2)
+        # Rows, then columns: the same mean as one square window, in a fifth of the additions.
+        rows = avg_pool2d(x, (WINDOW, 1), stride=1, padding=(WINDOW // 2, 0))
+        return avg_pool2d(rows, (1, WINDOW), stride=1, padding=(0, WINDOW // 2))
 
     c1, c2 = 0.01**2, 0.03**2
     values = []

@@ -1,6 +1,7 @@
 """LPIPS against the lpips package on a shared trunk, and that no weights means no number."""
 
 import importlib.metadata
+import json
 import shlex
 import subprocess
 import sys
@@ -113,12 +114,11 @@ def test_without_the_backbone_it_is_unavailable_with_the_command_that_fixes_it(m
 
 
 def run_with_recorded_download(code):
-    """Run a command's code with torch.hub's download replaced by a record of its arguments."""
-    asked = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **options: asked.update(options, url=url))
-        exec(code, {})
-    return asked
+    """Run a command's code where torch.hub's download prints its arguments, and return them."""
+    record = "lambda url, **options: print(json.dumps(options | {'url': url}))"
+    prelude = f"import json, torch; torch.hub.load_state_dict_from_url = {record}; "
+    done = subprocess.run([sys.executable, "-c", prelude + code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
 def test_backbones_are_found_by_variable_then_in_the_hub(moving_picture, trunk_dir, tmp_path, monkeypatch):

@@ -69,4 +69,7 @@ def test_wrong_input_is_one_line_with_value_and_rule(moving_picture, changes, me
 
 def test_importing_the_room_loads_no_torch():
     code = "import sys, svg.quality; svg.quality.metrics_by_name(); print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "False"
+    )

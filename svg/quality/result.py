@@ -96,7 +96,13 @@ def summarize(metric: Metric, values: np.ndarray, num_frames: int, protocol: Pro
     An infinite frame never enters a mean. Where the protocol leaves infinite frames out, the value is the mean of the
     finite ones, ``n`` their number and the reason says how many are missing; else one such frame makes the result
     infinite, as it makes the reference's mean.
+
+    Raises:
+        NotMeasured: If a value is NaN; the result is then ``"failed"``.
     """
+    if np.isnan(values).any():
+        where = f" in frame {int(np.argmax(np.isnan(values)))}" if values.ndim else ""
+        raise NotMeasured(f"{metric.quantity} came out as NaN{where}", "failed")
     finite = values[np.isfinite(values)]
     per_frame = tuple(float(x) if np.isfinite(x) else None for x in values) if values.ndim else None
     fixed = (metric.quantity, protocol.name, metric.unit)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from statistics import fmean, pstdev
 
 import numpy as np
@@ -65,6 +66,14 @@ def test_wrong_input_is_one_line_with_value_and_rule(moving_picture, changes, me
     with pytest.raises(ValueError, match=message) as caught:
         evaluate(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_metric_that_comes_out_as_nan_has_failed(moving_picture, monkeypatch):
+    values = np.array([1.0, np.nan, np.inf])
+    broken = replace(metrics_by_name()["psnr"], measure=lambda video, reference, settings: values)
+    monkeypatch.setitem(metrics_by_name(), "psnr", broken)
+    [result] = evaluate(moving_picture(), moving_picture(), ["psnr"])
+    assert (result.status, result.value, result.reason) == ("failed", None, "psnr_db came out as NaN in frame 1")
 
 
 def test_importing_the_room_loads_no_torch():

@@ -49,26 +49,37 @@ class Lock:
     def acquire(self, wait: bool = False) -> None:
         """Take the lock; where another holds it, ``wait`` for it or raise ``LockHeldError``."""
         operation = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
-        while self._descriptor is None:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(descriptor, operation)
-                # The holder before us may have deleted the file between our open and our lock: then try the new one.
-                if _is_file_at(descriptor, self.path):
-                    os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-                    self._descriptor = descriptor
-            except BlockingIOError:
-                raise LockHeldError(_holder(descriptor)) from None
-            finally:
-                if self._descriptor is None:
-                    os.close(descriptor)
+        descriptor = self._descriptor
+        while descriptor is None:
+            descriptor = self._claim(operation)
+        self._descriptor = descriptor
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except OSError:
+            self.release()
+            raise
+
+    def _claim(self, operation: int) -> int | None:
+        """Lock the file; None if the holder before us deleted it between our open and our lock."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        is_ours = False
+        try:
+            fcntl.flock(descriptor, operation)
+            is_ours = _is_file_at(descriptor, self.path)
+        except BlockingIOError:
+            raise LockHeldError(_holder(descriptor)) from None
+        finally:
+            if not is_ours:
+                os.close(descriptor)
+        return descriptor if is_ours else None
 
     def release(self) -> None:
         """Give the lock back and delete its file."""
         if self._descriptor is not None:
             # Deleted while still held, so that nobody can lock a file that is about to go.
-            self.path.unlink(missing_ok=True)
+            if _is_file_at(self._descriptor, self.path):
+                self.path.unlink()
             os.close(self._descriptor)
             self._descriptor = None
 

@@ -114,8 +114,9 @@ class DenseStore:
             ValueError: If the video or ``meta`` cannot be stored.
             RecordError: If the disk refuses; nothing is then stored.
         """
-        path, meta = self._path(key), json.loads(canonical_json(dict(meta or {})))
-        frames, partial = to_uint8(video), partial_folder(path)
+        path, frames = self._path(key), to_uint8(video)
+        facts: dict[str, Any] = json.loads(canonical_json({"key": key, "fps": float(fps), "meta": dict(meta or {})}))
+        partial = partial_folder(path)
         lock = Lock(path.with_name(f".lock-{key}"))
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -132,7 +133,7 @@ class DenseStore:
 
                 write_bytes(partial / _LATENTS, save({"latents": latents.detach().cpu().contiguous()}))
             digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(partial.iterdir())}
-            facts = {"key": key, "fps": float(fps), "meta": meta, "sha256": digests}
+            facts["sha256"] = digests
             write_bytes(partial / _META, json.dumps(facts, indent=2).encode())
             publish(partial, path)
         except Exception as error:
@@ -144,7 +145,7 @@ class DenseStore:
             if lock.is_held:
                 shutil.rmtree(partial, ignore_errors=True)
                 lock.release()
-        return Entry(path, meta, float(fps), latents is not None)
+        return Entry(path, facts["meta"], facts["fps"], latents is not None)
 
     @contextmanager
     def making(self, key: str) -> Iterator[None]:

@@ -107,8 +107,8 @@ class RunWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
-            self._check_vacant()
             sweep(self.path)
+            self._check_vacant()
             (self._partial / "videos").mkdir(parents=True)
         except LockHeldError as error:
             raise RunBusy(
@@ -158,18 +158,26 @@ class RunWriter:
             ValueError: If the sparse video is not there or is empty.
         """
         paths = self.video_paths(prompt_id, seed)
-        present = {name: _is_filled(path) for name, path in asdict(paths).items()}
-        if not present["sparse"]:
+        sparse = self._name(paths.sparse)
+        if sparse is None:
             raise ValueError(f"the lossless video of prompt {prompt_id}, seed {seed} was not written to {paths.sparse}")
-        names = {
-            name: path.relative_to(self._partial).as_posix() if present[name] else None
-            for name, path in asdict(paths).items()
-        }
         video = Video(
-            prompt_id=prompt_id, seed=seed, **names, frames=frames, fps=float(fps), height=height, width=width
+            prompt_id=prompt_id,
+            seed=seed,
+            sparse=sparse,
+            preview=self._name(paths.preview),
+            dense_preview=self._name(paths.dense_preview),
+            frames=frames,
+            fps=float(fps),
+            height=height,
+            width=width,
         )
         self._videos.append(video)
         return video
+
+    def _name(self, file: Path) -> str | None:
+        """The name of a file below the run's folder; None if nothing was written there."""
+        return file.relative_to(self._partial).as_posix() if file.is_file() and file.stat().st_size > 0 else None
 
     def _commit(self, error: Exception | None) -> None:
         record = replace(self._record, videos=self._videos)
@@ -205,7 +213,3 @@ class RunWriter:
 def _check_name(setting: str, name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{setting} is {name!r}; it must be a file name of letters, digits and ._+=,- (200 at most)")
-
-
-def _is_filled(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0

@@ -51,11 +51,11 @@ def runs(root: str | Path) -> pd.DataFrame:
             facts = asdict(record)
         rows.append({**_flat(facts), "path": str(path)})
     frame = pd.DataFrame(rows, dtype=object)
+    # The first columns are there even if all null: a reader may ask for the errors of runs that went well.
+    frame = frame.reindex(columns=[*dict.fromkeys([*_ORDER, *frame.columns])])
     # ``error`` and ``provenance.gpu`` are null in one run and several columns in another.
     nested = [name for name in frame if any(other.startswith(f"{name}.") for other in frame)]
-    frame = frame.drop(columns=nested)
-    # The first columns are there even if all null: a reader may ask for the errors of runs that went well.
-    frame = frame.reindex(columns=[*dict.fromkeys([*_ORDER, *frame.columns])]).apply(_typed)
+    frame = frame.drop(columns=[name for name in nested if frame[name].isna().all()]).apply(_typed)
     frame["created"] = pd.to_datetime(frame["created"], utc=True, format="ISO8601")
     return frame
 

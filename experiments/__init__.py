@@ -1,0 +1,1 @@
+"""One verb per file: what a person can run, configured by ``conf/``."""

@@ -71,9 +71,7 @@ def tile_rows(mask: BlockMask, key_length: int, most_scores: int) -> list[TileRo
     return rows
 
 
-def _key_ranges(
-    mask: BlockMask, key_length: int
-) -> tuple[list[tuple[tuple[int, int], ...]], tuple[torch.Tensor, ...]]:
+def _key_ranges(mask: BlockMask, key_length: int) -> tuple[list[tuple[tuple[int, int], ...]], tuple[torch.Tensor, ...]]:
     """Return the computed key ranges of each row of tiles, and the positions they hold."""
     computed = (mask.tile_map != SKIPPED).repeat_interleave(mask.key_offsets.diff(), dim=1)[:, :key_length]
     edge = torch.nn.functional.pad(computed.to(torch.int8), (1, 1)).diff(dim=1)

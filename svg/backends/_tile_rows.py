@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from svg.block_mask import PARTIAL, SKIPPED, BlockMask
+from svg.block_mask import FULL, SKIPPED, BlockMask
+
+# Rows of fewer queries make slow products: neighbours join, though the pairs that only one of them computes must then be
+# masked, as long as these are few.
+ENOUGH_QUERIES = 64
+MOST_EXTRA_PAIRS = 1 / 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,60 +51,79 @@ class TileRow:
 def tile_rows(mask: BlockMask, key_length: int, most_scores: int) -> list[TileRow]:
     """Return the rows of a mask in order, every query in one of them.
 
-    Rows of tiles with the same keys and nothing to mask become one; a row of more than ``most_scores`` scores is cut.
+    Neighbouring rows of tiles become one where their keys are the same, or nearly so and their queries few; a row of
+    more than ``most_scores`` scores is cut.
 
     Args:
         mask: One head's mask.
         key_length: Keys at or past it are left out.
         most_scores: Scores (queries x keys) per row, at least 1; a row of one query may have more.
     """
-    ranges, index = _key_ranges(mask, key_length)
-    has_partial = (mask.tile_map == PARTIAL).any(1).tolist()
-    offsets = mask.query_offsets.tolist()
+    tile_of_key = torch.repeat_interleave(mask.key_offsets.diff())[:key_length]
     rows: list[TileRow] = []
-    start = 0
-    for tile, stop in enumerate(offsets[1:]):
-        is_last = tile + 1 == len(ranges)
-        alone = has_partial[tile] or is_last or has_partial[tile + 1]
-        if not alone and ranges[tile] == ranges[tile + 1]:
-            continue
-        most_queries = max(1, most_scores // max(1, index[tile].numel()))
-        for cut in range(start, stop, most_queries):
-            row = TileRow(cut, min(cut + most_queries, stop), ranges[tile], index[tile])
-            rows.append(_mask_partial_tiles(row, mask, tile) if has_partial[tile] else row)
-        start = stop
+    for first, last in _groups(mask, key_length):
+        states = mask.tile_map[first:last]
+        keys = (states != SKIPPED).any(0)[tile_of_key].nonzero()[:, 0]
+        is_full = (states == FULL).all(0)[tile_of_key[keys]]
+        start, stop = int(mask.query_offsets[first]), int(mask.query_offsets[last])
+        most_queries = max(1, most_scores // max(1, keys.numel()))
+        rows.extend(
+            _row(mask, cut, min(cut + most_queries, stop), keys, is_full) for cut in range(start, stop, most_queries)
+        )
     return rows
 
 
-def _key_ranges(mask: BlockMask, key_length: int) -> tuple[list[tuple[tuple[int, int], ...]], tuple[torch.Tensor, ...]]:
-    """Return the computed key ranges of each row of tiles, and the positions they hold."""
-    computed = (mask.tile_map != SKIPPED).repeat_interleave(mask.key_offsets.diff(), dim=1)[:, :key_length]
-    edge = torch.nn.functional.pad(computed.to(torch.int8), (1, 1)).diff(dim=1)
-    row, start = (edge == 1).nonzero(as_tuple=True)
-    stop = (edge == -1).nonzero()[:, 1]
-    ranges: list[list[tuple[int, int]]] = [[] for _ in range(computed.shape[0])]
-    for tile, first, last in zip(row.tolist(), start.tolist(), stop.tolist(), strict=True):
-        ranges[tile].append((first, last))
-    index = computed.nonzero()[:, 1].split(computed.sum(1).tolist())
-    return [tuple(found) for found in ranges], index
+def _groups(mask: BlockMask, key_length: int) -> list[tuple[int, int]]:
+    """Return ranges of rows of tiles that are computed together."""
+    computed = mask.tile_map != SKIPPED
+    keys_of = mask.key_offsets.clamp(max=key_length).diff().double()
+    queries_of = mask.query_offsets.diff().tolist()
+    own_keys = (computed.double() @ keys_of).tolist()
+    groups = []
+    first, union, queries, pairs = 0, computed[0], queries_of[0], queries_of[0] * own_keys[0]
+    for tile in range(1, len(queries_of)):
+        joined, joined_queries = union | computed[tile], queries + queries_of[tile]
+        joined_pairs = pairs + queries_of[tile] * own_keys[tile]
+        allowed = joined_pairs * (1 if joined_queries > ENOUGH_QUERIES else 1 + MOST_EXTRA_PAIRS)
+        if joined_queries * float(joined.double() @ keys_of) <= allowed:
+            union, queries, pairs = joined, joined_queries, joined_pairs
+            continue
+        groups.append((first, tile))
+        first, union, queries, pairs = tile, computed[tile], queries_of[tile], queries_of[tile] * own_keys[tile]
+    return [*groups, (first, len(queries_of))]
 
 
-def _mask_partial_tiles(row: TileRow, mask: BlockMask, tile: int) -> TileRow:
-    """Return ``row`` with what the partial tiles of its row of tiles drop."""
-    is_partial = (mask.tile_map[tile] == PARTIAL).repeat_interleave(mask.key_offsets.diff())[row.index]
-    columns = is_partial.nonzero()[:, 0]
-    if not columns.numel():
-        return row
-    queries = torch.arange(row.query_start, row.query_stop)
-    assert mask.pattern is not None
-    dropped = ~mask.pattern.keep(queries[:, None], row.index[columns][None, :])
-    is_empty = dropped.all(1) if columns.numel() == row.num_keys else torch.zeros_like(queries, dtype=torch.bool)
+def _row(mask: BlockMask, start: int, stop: int, keys: torch.Tensor, is_full: torch.Tensor) -> TileRow:
+    """Return the row of queries ``start`` to ``stop - 1``; columns of ``keys`` that they all drop are left out."""
+    if bool(is_full.all()):
+        return TileRow(start, stop, _runs(keys), keys)
+    some = (~is_full).nonzero()[:, 0]
+    keep = mask.keep(torch.arange(start, stop)[:, None], keys[some][None, :])
+    is_met = keep.any(0)
+    is_kept = is_full.clone()
+    is_kept[some] = is_met
+    # Columns counted over the keys that are left.
+    column = (is_kept.cumsum(0) - 1)[some]
+    is_cut = is_met & ~keep.all(0)
+    dropped, columns = ~keep[:, is_cut], column[is_cut]
+    keys = keys[is_kept]
     drops = []
-    # Runs of neighbouring columns, each one masked_fill.
-    run_ends = ((columns.diff() != 1).nonzero()[:, 0] + 1).tolist()
-    for first, last in zip([0, *run_ends], [*run_ends, columns.numel()], strict=True):
-        piece = dropped[:, first:last]
-        if piece.any():
-            drops.append((int(columns[first]), int(columns[last - 1]) + 1, piece.contiguous()))
-    empty = is_empty.nonzero()[:, 0] if is_empty.any() else None
-    return TileRow(row.query_start, row.query_stop, row.ranges, row.index, tuple(drops), empty)
+    place = 0
+    for low, high in _runs(columns):
+        drops.append((low, high, dropped[:, place : place + high - low].contiguous()))
+        place += high - low
+    empty = None
+    if columns.numel() == keys.numel():
+        is_empty = dropped.all(1)
+        empty = is_empty.nonzero()[:, 0] if bool(is_empty.any()) else None
+    return TileRow(start, stop, _runs(keys), keys, tuple(drops), empty)
+
+
+def _runs(ascending: torch.Tensor) -> tuple[tuple[int, int], ...]:
+    """Return the runs of neighbouring integers as (start, stop)."""
+    if not ascending.numel():
+        return ()
+    gap = (ascending.diff() != 1).nonzero()[:, 0]
+    starts = [int(ascending[0]), *ascending[gap + 1].tolist()]
+    stops = [*(ascending[gap] + 1).tolist(), int(ascending[-1]) + 1]
+    return tuple(zip(starts, stops, strict=True))

@@ -8,8 +8,9 @@ import platform
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKLWan, WanPipeline
 
-from experiments.tiny import autoencoder, diffusion, evaluate, export
+from experiments.tiny import autoencoder, diffusion, evaluate, export, resume
 from experiments.tiny.budget import Budget
 from experiments.tiny.clips import scenes
 
@@ -22,37 +23,37 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     print(f"training on {_name(device)}, torch {torch.__version__}", flush=True)
-    piece = Budget(options.seconds)
+    piece = Budget(options.seconds - options.reserve)
 
-    vae = _autoencoder(options, device)
+    vae = _autoencoder(options, piece, device)
     bank, captions = _bank(options, vae, device)
     mean, deviation = export.set_latent_statistics(vae, bank)
-    vae.save_pretrained(options.state / "vae")
     tokenizer = diffusion.build_tokenizer()
     torch.manual_seed(options.seed)
     model = diffusion.TextToLatents(diffusion.build_text_encoder(len(tokenizer)), diffusion.build_transformer())
-    state, spent = _resume(options.state, model)
+    progress = resume.load(options.state, "diffusion", model)
     model.to(device)
-
-    left = options.seconds - piece.elapsed - options.reserve
-    if left > 0 and spent < options.diffusion_seconds:
+    weights = None
+    if not piece.is_spent and progress.spent < options.diffusion_seconds:
         if device.type == "cuda":
             model.transformer.compile_repeated_blocks(dynamic=False)
         shape = (1, -1, 1, 1, 1)
         bank = ((bank.float() - mean.view(shape)) / deviation.view(shape)).to(torch.bfloat16)
-        budget = Budget(options.diffusion_seconds, spent, left)
-        diffusion.train(model, bank, diffusion.token_table(tokenizer, captions).to(device), budget, state, options.seed)
-        spent = budget.spent
-        _save(options.state, model, state, spent)
-    print(f"diffusion: {spent:.0f} of {options.diffusion_seconds:.0f} s, {state['step']} steps", flush=True)
+        tokens = diffusion.token_table(tokenizer, captions).to(device)
+        budget = Budget(options.diffusion_seconds, progress.spent, piece.left)
+        weights = diffusion.train(model, bank, tokens, budget, progress, options.seed)
+        resume.save(options.state, "diffusion", model, progress)
+        # What is exported is the average; later pieces without training export it again.
+        resume.save_state(options.state, "average", weights, {"step": str(progress.step)})
+    print(f"diffusion: {progress.spent:.0f} of {options.diffusion_seconds:.0f} s, {progress.step} steps", flush=True)
 
+    if weights is None:
+        weights, _ = resume.load_state(options.state, "average")
     plain = diffusion.TextToLatents(diffusion.build_text_encoder(len(tokenizer)), diffusion.build_transformer())
-    weights = state["ema"] if "ema" in state else dict(model.named_parameters())
-    averaged = {name.replace("._orig_mod", ""): value.detach().cpu() for name, value in weights.items()}
-    pipe = export.pipeline(vae, plain, averaged)
+    pipe = export.pipeline(vae, plain, {name: value.detach().cpu() for name, value in weights.items()})
     export.save_pipeline(pipe, options.output)
     if options.evaluate:
-        _evaluate(options, pipe.to(device), vae, frozenset(captions), device)
+        _evaluate(options, pipe.to(device), frozenset(captions), device)
 
 
 def _options() -> argparse.Namespace:
@@ -62,8 +63,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("assets/tiny_wan"), help="folder of the exported pipeline")
     parser.add_argument("--seconds", type=float, default=570, help="wall-clock seconds of this piece")
     parser.add_argument("--vae-seconds", type=float, default=200, help="seconds of autoencoder training, once")
-    parser.add_argument("--min-psnr", type=float, default=30.0, help="dB below which diffusion training is not begun")
-    parser.add_argument("--diffusion-seconds", type=float, default=1200, help="seconds of diffusion training, all pieces")
+    parser.add_argument("--vae-batch", type=int, default=4, help="windows of 9 frames per step of the autoencoder")
+    parser.add_argument("--min-psnr", type=float, default=33.0, help="dB below which diffusion training is not begun")
+    parser.add_argument(
+        "--diffusion-seconds", type=float, default=1200, help="seconds of diffusion training, all pieces"
+    )
     parser.add_argument("--reserve", type=float, default=15, help="seconds kept for saving and evaluating")
     parser.add_argument("--bank", type=int, default=12_288, help="clips encoded for diffusion training")
     parser.add_argument("--pool", type=int, default=1536, help="clips drawn for autoencoder training")
@@ -74,23 +78,34 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _autoencoder(options: argparse.Namespace, device: torch.device) -> torch.nn.Module:
-    folder = options.state / "vae"
-    if (folder / "config.json").exists():
-        from diffusers import AutoencoderKLWan
-
-        return AutoencoderKLWan.from_pretrained(folder).to(device).eval()
+def _autoencoder(options: argparse.Namespace, piece: Budget, device: torch.device) -> AutoencoderKLWan:
+    """Return the autoencoder, rounded to bf16 as it is stored, trained as far as its budget and this piece allow."""
     vae = autoencoder.build(options.seed)
-    autoencoder.train(vae, options.vae_seconds, device, VAE_SEED, options.pool)
-    vae.to(torch.bfloat16).float()
+    progress = resume.load(options.state, "autoencoder", vae)
+    vae.to(device)
+    if device.type == "cuda":
+        autoencoder.to_channels_last(vae)
+    if progress.spent < options.vae_seconds:
+        pool = autoencoder.draw_pool(options.pool, VAE_SEED, device)
+        budget = Budget(options.vae_seconds, progress.spent, piece.left)
+        autoencoder.train(vae, budget, pool, progress, options.vae_batch, options.seed)
+        resume.save(options.state, "autoencoder", vae, progress)
+    vae.to(torch.bfloat16).float().eval()
     scores = autoencoder.measure_psnr(vae, 8, UNSEEN_SEED, device)
-    print(f"autoencoder: {evaluate.mean_psnr(scores):.2f} dB on unseen clips, worst {min(scores):.2f}", flush=True)
-    if evaluate.mean_psnr(scores) < options.min_psnr:
+    mean = evaluate.mean_psnr(scores)
+    print(
+        f"autoencoder: {progress.spent:.0f} s, {progress.step} steps, {mean:.2f} dB on unseen clips, worst "
+        f"{min(scores):.2f}",
+        flush=True,
+    )
+    if progress.spent < options.vae_seconds:
+        raise SystemExit("the autoencoder's budget is not spent yet; run the same command again to go on")
+    if mean < options.min_psnr:
         raise SystemExit(f"the autoencoder is below --min-psnr {options.min_psnr} dB; give it more --vae-seconds")
     return vae
 
 
-def _bank(options: argparse.Namespace, vae: torch.nn.Module, device: torch.device) -> tuple[torch.Tensor, list[str]]:
+def _bank(options: argparse.Namespace, vae: AutoencoderKLWan, device: torch.device) -> tuple[torch.Tensor, list[str]]:
     file = (options.cache or options.state) / "bank.pt"
     if file.exists():
         stored = torch.load(file, map_location=device, weights_only=True)
@@ -102,24 +117,7 @@ def _bank(options: argparse.Namespace, vae: torch.nn.Module, device: torch.devic
     return latents, captions
 
 
-def _resume(path: Path, model: torch.nn.Module) -> tuple[dict, float]:
-    stored = export.load_state(path)
-    if stored is None:
-        return {"step": 0}, 0.0
-    tensors, metadata = stored
-    weights = {name.removeprefix("weight/"): value for name, value in tensors.items() if name.startswith("weight/")}
-    model.load_state_dict(weights, strict=False)
-    square = {name.removeprefix("square/"): value for name, value in tensors.items() if name.startswith("square/")}
-    return {"step": int(metadata["step"]), "square": square}, float(metadata["spent"])
-
-
-def _save(path: Path, model: torch.nn.Module, state: dict, spent: float) -> None:
-    tensors = {f"weight/{name}": value.float() for name, value in model.named_parameters()}
-    tensors |= {f"square/{name}": value.to(torch.bfloat16) for name, value in state["square"].items()}
-    export.save_state(path, tensors, {"step": str(state["step"]), "spent": f"{spent:.1f}"})
-
-
-def _evaluate(options: argparse.Namespace, pipe, vae, trained_on: frozenset[str], device: torch.device) -> None:
+def _evaluate(options: argparse.Namespace, pipe: WanPipeline, trained_on: frozenset[str], device: torch.device) -> None:
     pipe.set_progress_bar_config(disable=True)
     results = {
         "device": _name(device),

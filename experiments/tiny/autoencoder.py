@@ -7,14 +7,18 @@ import time
 
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import nn
 
-from experiments.tiny import clips
+from experiments.tiny import clips, resume
 from experiments.tiny.budget import Budget, report
+from experiments.tiny.resume import Progress
 
 LATENT_CHANNELS, SPATIAL, TEMPORAL = 16, 4, 2
 LATENT_FRAMES = (clips.NUM_FRAMES - 1) // TEMPORAL + 1
-WINDOW, BATCH, LEARNING_RATE = 9, 8, 6e-4
+LEARNING_RATE = 6e-4
+# Short windows are cheap; long ones teach what the causal convolutions carry along: (until share of time, frames).
+WINDOWS = ((0.45, 9), (0.7, 17), (1.0, 33))
 
 
 def build(seed: int = 0, base_dim: int = 24) -> AutoencoderKLWan:
@@ -54,35 +58,61 @@ def reconstruct(vae: AutoencoderKLWan, video: torch.Tensor) -> tuple[torch.Tenso
 
     Args:
         vae: The autoencoder.
-        video: ``(batch, 3, frames, height, width)`` in [-1, 1], 4n + 1 frames.
+        video: ``(batch, 3, frames, height, width)`` in [-1, 1], 2n + 1 frames.
 
     Returns:
         The reconstruction, and the posterior's mean and log-variance.
     """
-    mean, log_variance = vae._encode(video).float().chunk(2, dim=1)
+    mean, log_variance = _posterior(vae, video)
     log_variance = log_variance.clamp(-20, 10)
     latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-    vae.clear_cache()
-    hidden, frames = vae.post_quant_conv(latents), []
-    for index in range(hidden.shape[2]):
-        vae._conv_idx = [0]
-        chunk = hidden[:, :, index : index + 1]
-        frames.append(vae.decoder(chunk, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, first_chunk=index == 0))
-    vae.clear_cache()
-    return torch.cat(frames, 2).float(), mean, log_variance
+    hidden = vae.post_quant_conv(latents)
+    cache = [None] * count_causal_convolutions(vae.decoder)
+    first = vae.decoder(hidden[:, :, :1], feat_cache=cache, feat_idx=[0], first_chunk=True)
+    rest = vae.decoder(hidden[:, :, 1:], feat_cache=cache, feat_idx=[0])
+    return torch.cat([first, rest], 2).float(), mean, log_variance
 
 
-def train(vae: AutoencoderKLWan, seconds: float, device: torch.device, seed: int = 0, pool_size: int = 1536) -> None:
-    """Train for ``seconds`` on windows of clips drawn beforehand, in bf16 on a GPU."""
-    vae.to(device).train()
-    pool = draw_pool(pool_size, seed, device)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=1e-4)
-    budget, generator = Budget(seconds), torch.Generator(device).manual_seed(seed)
-    step = 0
+def _posterior(vae: AutoencoderKLWan, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and log-variance, float32; all frames after the first in one pass, not four by four.
+
+    The network is causal, so its output does not depend on where the passes are cut.
+    """
+    cache = [None] * count_causal_convolutions(vae.encoder)
+    first = vae.encoder(video[:, :, :1], feat_cache=cache, feat_idx=[0])
+    rest = vae.encoder(video[:, :, 1:], feat_cache=cache, feat_idx=[0])
+    mean, log_variance = vae.quant_conv(torch.cat([first, rest], 2)).float().chunk(2, dim=1)
+    return mean, log_variance
+
+
+def count_causal_convolutions(network: nn.Module) -> int:
+    return sum(isinstance(module, WanCausalConv3d) for module in network.modules())
+
+
+def train(
+    vae: AutoencoderKLWan, budget: Budget, pool: torch.Tensor, progress: Progress, batch: int = 4, seed: int = 0
+) -> None:
+    """Train until this piece of the budget is spent, on windows of the pool's clips, in bf16 on a GPU.
+
+    Args:
+        vae: What is trained, in place, on the pool's device.
+        budget: The whole budget; learning rate and window follow its spent share.
+        pool: ``draw_pool``'s clips.
+        progress: Of earlier pieces; updated.
+        batch: Windows of ``WINDOWS[0]`` frames per step; fewer of longer ones.
+        seed: Seed of windows and noise.
+    """
+    device = pool.device
+    vae.train()
+    optimizer = resume.adamw(vae, progress, lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=1e-4)
+    generator = torch.Generator(device).manual_seed(seed + progress.step)
+    torch.manual_seed(seed + progress.step)
     while not budget.is_spent:
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 50) * max(0.02, 0.5 + 0.5 * math.cos(math.pi * budget.share))
-        video = windows(pool, generator)
+            cosine = 0.5 + 0.5 * math.cos(math.pi * budget.share)
+            group["lr"] = LEARNING_RATE * min(1.0, (progress.step + 1) / 50) * max(0.01, cosine)
+        frames = next(frames for until, frames in WINDOWS if budget.share < until or until == 1.0)
+        video = windows(pool, max(1, batch * WINDOWS[0][1] // frames), frames, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             output, mean, log_variance = reconstruct(vae, video)
         error = output - video
@@ -92,11 +122,22 @@ def train(vae: AutoencoderKLWan, seconds: float, device: torch.device, seed: int
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
-        if step % 100 == 0:
-            mse = (error.clamp(-2, 2) / 2).square().mean().item()
-            report(budget, "autoencoder", step, loss=loss.item(), psnr_db=-10 * math.log10(mse))
-        step += 1
+        if progress.step % 200 == 0:
+            mse = (error.detach().clamp(-2, 2) / 2).square().mean().item()
+            report(budget, "autoencoder", progress.step, loss=loss.item(), psnr_db=-10 * math.log10(mse), frames=frames)
+        progress.step += 1
+    progress.spent, progress.squares = budget.spent, resume.squares(vae, optimizer)
     vae.eval()
+
+
+def to_channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+    """Lay the convolutions' weights out channels last, which GPUs compute several times faster."""
+    for parameter in vae.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+        elif parameter.dim() == 4:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    return vae
 
 
 def draw_pool(count: int, seed: int, device: torch.device) -> torch.Tensor:
@@ -106,11 +147,11 @@ def draw_pool(count: int, seed: int, device: torch.device) -> torch.Tensor:
     return torch.cat([(part * 255).round().to(torch.uint8) for part in parts])
 
 
-def windows(pool: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return a batch of windows of ``WINDOW`` frames in [-1, 1]."""
-    index = torch.randint(len(pool), (BATCH,), generator=generator, device=pool.device)
-    start = int(torch.randint(pool.shape[2] - WINDOW + 1, (1,), generator=generator, device=pool.device))
-    return pool[index, :, start : start + WINDOW].float() / 127.5 - 1
+def windows(pool: torch.Tensor, batch: int, frames: int, generator: torch.Generator) -> torch.Tensor:
+    """Return a batch of windows of so many frames, in [-1, 1]."""
+    index = torch.randint(len(pool), (batch,), generator=generator, device=pool.device)
+    start = int(torch.randint(pool.shape[2] - frames + 1, (1,), generator=generator, device=pool.device))
+    return pool[index, :, start : start + frames].float() / 127.5 - 1
 
 
 @torch.no_grad()
@@ -118,7 +159,7 @@ def encode(vae: AutoencoderKLWan, pool: torch.Tensor, batch: int = 16) -> torch.
     """Return posterior means of uint8 clips, bf16 ``(clips, channels, LATENT_FRAMES, height / 4, width / 4)``."""
     with torch.autocast(pool.device.type, torch.bfloat16, enabled=pool.device.type == "cuda"):
         parts = [
-            vae._encode(pool[at : at + batch].float() / 127.5 - 1)[:, :LATENT_CHANNELS].to(torch.bfloat16)
+            _posterior(vae, pool[at : at + batch].float() / 127.5 - 1)[0].to(torch.bfloat16)
             for at in range(0, len(pool), batch)
         ]
     return torch.cat(parts)

@@ -34,6 +34,11 @@ class Budget:
         return min(1.0, self.spent / self.seconds)
 
     @property
+    def left(self) -> float:
+        """Seconds left of this piece, at least 0."""
+        return max(0.0, self._piece - self.elapsed)
+
+    @property
     def is_spent(self) -> bool:
         """Whether this piece is over."""
         return self.elapsed >= self._piece

@@ -109,7 +109,9 @@ def follow(mask: np.ndarray) -> Track | None:
     outlines = np.stack(outlines)
     # The same outline recurs after a symmetric shape's partial turn, so the largest change over several lags counts.
     turn = max(np.abs(outlines[lag:] - outlines[:-lag]).mean() for lag in (2, 3, 4, 5))
-    return Track(len(centres) / len(mask), np.stack(centres), np.array(areas, float), float(np.median(fills)), float(turn))
+    return Track(
+        len(centres) / len(mask), np.stack(centres), np.array(areas, float), float(np.median(fills)), float(turn)
+    )
 
 
 def _classify(video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -148,5 +150,3 @@ def _swings(y: np.ndarray) -> int:
 def mismatched(scenes: list[Scene]) -> list[Scene]:
     """Pair each clip with another clip's caption: the next one's."""
     return scenes[1:] + scenes[:1]
-
-

@@ -187,9 +187,10 @@ def _backgrounds(scenes: list[Scene], rng: random.Random, device: torch.device |
     striped = (2.5 * (u * tilt.cos() + v * tilt.sin()).sin()).tanh()
     checkered = (4 * u.sin() * v.sin()).tanh()
     dotted = (3 * (u.cos() + v.cos() - 1.0)).tanh()
-    cloudy = sum(
-        (a * u + b * v + drawn(0, 6)).sin() for a, b in ((0.31, 0.17), (-0.22, 0.35), (0.55, -0.13), (0.12, 0.6))
-    ) / 2.5
+    cloudy = (
+        sum((a * u + b * v + drawn(0, 6)).sin() for a, b in ((0.31, 0.17), (-0.22, 0.35), (0.55, -0.13), (0.12, 0.6)))
+        / 2.5
+    )
     shade = torch.zeros_like(u)
     for index, texture in enumerate((shade, striped, checkered, dotted, cloudy)):
         shade = torch.where((pattern == index)[:, None, None, None], texture, shade)

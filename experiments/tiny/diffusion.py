@@ -11,9 +11,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from experiments.tiny import clips
+from experiments.tiny import clips, resume
 from experiments.tiny.autoencoder import LATENT_CHANNELS, LATENT_FRAMES
 from experiments.tiny.budget import Budget, report
+from experiments.tiny.resume import Progress
 
 TEXT_WIDTH, TEXT_LENGTH, LONG_TEXT_LENGTH = 128, 32, 512
 LEARNING_RATE, WARMUP_STEPS, CAPTION_DROPOUT, EMA_DECAY = 1.5e-3, 200, 0.1, 0.9993
@@ -98,7 +99,7 @@ def token_table(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torc
 
 
 def train(
-    model: TextToLatents, latents: torch.Tensor, tokens: torch.Tensor, budget: Budget, state: dict, seed: int = 0
+    model: TextToLatents, latents: torch.Tensor, tokens: torch.Tensor, budget: Budget, progress: Progress, seed: int = 0
 ) -> dict[str, torch.Tensor]:
     """Train until this piece of the budget is spent.
 
@@ -107,23 +108,22 @@ def train(
         latents: The bank, normalised to mean 0 and deviation 1, ``(clips, channels, frames, height, width)``.
         tokens: ``token_table`` of the bank's captions.
         budget: The whole budget; learning rate and stage follow its spent share.
-        state: ``{"step": int, "square": {name: second moment}, "ema": {name: average}}`` of earlier pieces; updated.
+        progress: Of earlier pieces; updated.
         seed: Seed of batches, noise and times.
 
     Returns:
-        The averaged weights.
+        The weights by name, averaged over this piece.
     """
     device = latents.device
     model.to(device).train()
     named = dict(model.named_parameters())
-    optimizer = _optimizer(named, state)
-    average = {n: state.get("ema", {}).get(n, p.detach()).to(device, torch.float32).clone() for n, p in named.items()}
-    generator = torch.Generator(device).manual_seed(seed + state["step"])
-    lengths = random.Random(seed + state["step"])
-    running = None
-    first_step = state["step"]
+    optimizer = resume.adamw(model, progress, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
+    average = {name: parameter.detach().float().clone() for name, parameter in named.items()}
+    generator = torch.Generator(device).manual_seed(seed + progress.step)
+    lengths = random.Random(seed + progress.step)
+    running, first_step = None, progress.step
     while not budget.is_spent:
-        step, share = state["step"], budget.share
+        step, share = progress.step, budget.share
         frames, batch = next((frames, batch) for until, frames, batch in STAGES if share < until or until == 1.0)
         decay = 1.0 if share < 0.35 else 0.5 + 0.5 * math.cos(math.pi * (share - 0.35) / 0.65)
         for group in optimizer.param_groups:
@@ -155,23 +155,6 @@ def train(
         running = loss.detach() if running is None else running.lerp(loss.detach(), 0.02)
         if step % 200 == 0:
             report(budget, "diffusion", step, loss=running.item(), frames=frames, lr=optimizer.param_groups[0]["lr"])
-        state["step"] += 1
-    state["square"] = {name: optimizer.state[p]["exp_avg_sq"] for name, p in named.items() if p in optimizer.state}
-    state["ema"] = average
+        progress.step += 1
+    progress.spent, progress.squares = budget.spent, resume.squares(model, optimizer)
     return average
-
-
-def _optimizer(named: dict[str, nn.Parameter], state: dict) -> torch.optim.AdamW:
-    """Return AdamW whose second moments go on from an earlier piece; momentum is rebuilt within a few steps."""
-    parameters = list(named.values())
-    optimizer = torch.optim.AdamW(
-        parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=parameters[0].is_cuda
-    )
-    for name, square in state.get("square", {}).items():
-        parameter = named[name]
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(state["step"]), device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": square.to(parameter.device, torch.float32),
-        }
-    return optimizer

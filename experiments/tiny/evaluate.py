@@ -29,7 +29,9 @@ def calibrate(count: int = 256, seed: int = CALIBRATION_SEED) -> dict[str, float
     return {name: value / count for name, value in passed.items()}
 
 
-def generate(pipe, scenes: list[clips.Scene], steps: int, guidance_scale: float, seed: int, batch: int = 16) -> np.ndarray:
+def generate(
+    pipe, scenes: list[clips.Scene], steps: int, guidance_scale: float, seed: int, batch: int = 16
+) -> np.ndarray:
     """Generate one video a scene; float32 ``(scenes, frames, height, width, 3)`` in [0, 1].
 
     Initial noise is drawn on the CPU, scene by scene, so that it does not depend on batch or device.

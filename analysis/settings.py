@@ -1,0 +1,130 @@
+"""What tells runs apart: the knobs that differ between them, and the machine and code each of them ran on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+# Settings that change no pixel and no second.
+_SILENT = ("runs_dir", "store_dir", "tracking", "overwrite", "experiment", "hydra", "progress")
+# Named on their own, outside the configuration.
+_NAMES = ("model", "method", "backend", "dense_backend")
+# Shown wherever they are set: a table of sparse attention without them says nothing.
+_ALWAYS = ("config.method.sparsity", "config.method.density")
+_PER_MOMENT = ("provenance.command", "provenance.load_average")
+
+
+def describe(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return, by run id, what identifies each run among the others.
+
+    Columns: ``knobs``, the settings that differ (a dict, names without ``config.`` and ``method.``); ``settings``, a
+    text that is equal for runs that differ in nothing but their seeds; ``environment``, a letter for machine,
+    versions and code: runs of two letters are never averaged.
+    """
+    table = runs.set_index("run_id", drop=False)
+    chosen = [name for name in table if _is_setting(name)]
+    texts = {name: table[name].map(_text) for name in chosen}
+    shown = [name for name in chosen if name in _ALWAYS or _differs(texts[name], table["method"], name)]
+    # Dense and sparse runs have different backends by nature.
+    shown += [name for name in ("backend", "dense_backend") if _differs(table[name], table["method"], "method.")]
+    facts = pd.DataFrame(index=table.index)
+    facts["knobs"] = [
+        {_short(name): _plain(table.at[run, name]) for name in shown if _is_set(table.at[run, name])}
+        for run in table.index
+    ]
+    facts["settings"] = [
+        json.dumps([_text(table.at[run_id, name]) for name in [*_NAMES, *chosen]]) for run_id in table.index
+    ]
+    facts["environment"] = _letters(table)
+    return facts
+
+
+def environments(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the provenance behind each letter of `describe`: keys as in ``run.json``, joined by dots."""
+    table = runs.set_index("run_id", drop=False)
+    columns = _environment_columns(table)
+    found: dict[str, dict[str, Any]] = {}
+    for run_id, letter in _letters(table).items():
+        facts = {name.removeprefix("provenance."): _plain(table.at[run_id, name]) for name in columns}
+        found.setdefault(letter, {name: value for name, value in facts.items() if _is_set(value)})
+    return dict(sorted(found.items()))
+
+
+def knob_text(knobs: dict[str, Any]) -> str:
+    """Return knobs as a person would type them: ``sparsity=0.25 block_size=64``."""
+    texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in knobs.items()}
+    return " ".join(f"{name}={text}" for name, text in texts.items())
+
+
+def machine_text(facts: dict[str, Any]) -> str:
+    """Return one line about a machine and the code that ran on it, from `environments`."""
+    parts = [str(facts.get("gpu.name", facts.get("cpu.name", "unknown machine")))]
+    if "gpu.name" not in facts and "cpu.cores" in facts:
+        parts.append(counted(facts["cpu.cores"], "core"))
+    if "gpu.name" not in facts and "threads" in facts:
+        parts.append(counted(facts["threads"], "thread"))
+    if "versions.torch" in facts:
+        parts.append(f"torch {facts['versions.torch']}")
+    if "commit" in facts:
+        parts.append(f"commit {facts['commit'][:10]}" + (" with uncommitted changes" if facts.get("dirty") else ""))
+    return ", ".join(parts)
+
+
+def _letters(table: pd.DataFrame) -> pd.Series:
+    columns = _environment_columns(table)
+    lines = [json.dumps([_text(table.at[run, name]) for name in columns]) for run in table.index]
+    texts = pd.Series(lines, table.index)
+    order = table["created"].argsort(kind="stable")
+    names = {text: _letter(index) for index, text in enumerate(dict.fromkeys(texts.iloc[order]))}
+    return texts.map(names)
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else f"A{index}"
+
+
+def _environment_columns(table: pd.DataFrame) -> list[str]:
+    return [name for name in table if name.startswith("provenance.") and name not in _PER_MOMENT]
+
+
+def _is_setting(column: str) -> bool:
+    parts = column.split(".")
+    if parts[0] != "config" or parts[1] in _SILENT or parts[1] in ("backend", "dense_backend"):
+        return False
+    return parts[-1] not in ("seed", "seeds", "name") and not parts[-1].startswith("_")
+
+
+def _differs(texts: pd.Series, methods: pd.Series, column: str) -> bool:
+    """Whether a setting tells runs apart that have the same method; one of all methods, whether it tells any apart."""
+    if "method." in column:
+        return bool((texts.groupby(methods).nunique() > 1).any())
+    return texts.nunique() > 1
+
+
+def _short(column: str) -> str:
+    return column.removeprefix("config.").removeprefix("method.")
+
+
+def _is_set(value: Any) -> bool:
+    return isinstance(value, list) or (value is not None and not pd.isna(value))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _text(value: Any) -> str:
+    return json.dumps(_plain(value), sort_keys=True, default=str) if _is_set(value) else "null"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names once each, in order, with commas."""
+    return ", ".join(dict.fromkeys(names))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return ``3 runs``, ``1 run``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,130 @@
+"""One row per setting of all runs: its speed, its quality, and why a number is missing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from analysis.settings import describe, knob_text
+from analysis.statistics import Estimate, estimate, select
+
+# Column of the table: (quantity, protocol; None for any).
+_FIXED = {
+    "density_executed": ("density_executed", "tile"),
+    "density_executed_token": ("density_executed", "token"),
+    "density_overall": ("density_overall", "tile"),
+    "density_requested": ("density_requested", None),
+    "speedup": ("speedup", None),
+    "attention_speedup": ("attention_speedup", None),
+    "generation_s": ("generation_s", None),
+    "dense_generation_s": ("dense_generation_s", None),
+    "peak_memory_gib": ("peak_memory_gib", None),
+}
+QUALITY = ("psnr_db", "ssim", "vmaf", "lpips_alex", "lpips_vgg")
+# How a number is written: its name in a heading, and its format.
+FORMATS = {
+    "density_executed": ("density", "{:.3f}"),
+    "density_executed_token": ("density by token", "{:.3f}"),
+    "density_overall": ("overall density", "{:.3f}"),
+    "speedup": ("speed-up", "{:.2f}×"),
+    "attention_speedup": ("attention speed-up", "{:.2f}×"),
+    "psnr_db": ("PSNR dB", "{:.2f}"),
+    "ssim": ("SSIM", "{:.4f}"),
+    "vmaf": ("VMAF", "{:.1f}"),
+    "lpips_alex": ("LPIPS alex", "{:.4f}"),
+    "lpips_vgg": ("LPIPS vgg", "{:.4f}"),
+}
+
+
+def summary(
+    measurements: pd.DataFrame, runs: pd.DataFrame, *, protocol: str = "standard", pooled: bool = True
+) -> pd.DataFrame:
+    """Return one row per setting: what ran, how dense, how fast, how good.
+
+    Runs that differ in nothing but their seeds share a row, unless they ran on different machines, versions or code
+    (``environment``). A failed or damaged run is a row of its own.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+        protocol: Of the quality quantities.
+        pooled: False for one row per run.
+
+    Returns:
+        Columns ``label``, ``model``, ``method``, ``knobs`` (a dict of the settings that differ), ``backend``,
+        ``dense_backend``, ``environment``, ``runs`` (ids), ``status``, ``error``, ``videos`` (prompts times seeds);
+        and for each quantity Q: ``Q`` (mean over videos), ``Q_ci95`` (half of its 95 % interval), ``Q_low``,
+        ``Q_high``, ``Q_n`` (values in the mean), ``Q_total``, ``Q_infinite`` (identical videos), ``Q_note`` (why
+        values are missing). Quantities are densities, speed-ups, times, memory and quality. Densities are those of
+        the sparse calls, tile by tile unless the name says otherwise.
+    """
+    facts = describe(runs)
+    table = runs.sort_values("created", kind="stable").set_index("run_id", drop=False)
+    keys = facts["settings"] + facts["environment"]
+    # A failed run has nothing to share.
+    is_whole = table["status"] == "complete"
+    keys = keys.where(is_whole & pooled, table["run_id"])
+    rows = []
+    for _, ids in table.groupby(keys, sort=False).groups.items():
+        of_runs = measurements[measurements["run_id"].isin(ids) & (measurements["run_status"] == "complete")]
+        rows.append(_row(table.loc[ids], facts.loc[ids], of_runs, protocol))
+    return _sorted(pd.DataFrame(rows))
+
+
+def quality_columns(table: pd.DataFrame) -> list[str]:
+    """Return the quality quantities that any row of a summary was asked about."""
+    return [name for name in QUALITY if (table[f"{name}_total"] > 0).any()]
+
+
+def cell(row: pd.Series, quantity: str, *, interval: bool = True) -> str:
+    """Return one number of a summary's row as text; empty where it was not asked about, its note where it has none."""
+    template = FORMATS[quantity][1]
+    if pd.isna(row[quantity]):
+        return row[f"{quantity}_note"]
+    text = template.format(row[quantity])
+    if interval and not pd.isna(row[f"{quantity}_ci95"]):
+        text += f" ± {template.format(row[f'{quantity}_ci95']).rstrip('×')}"
+    return text
+
+
+def _row(runs: pd.DataFrame, facts: pd.DataFrame, measurements: pd.DataFrame, protocol: str) -> dict[str, Any]:
+    first, knobs = runs.iloc[0], facts["knobs"].iloc[0]
+    row: dict[str, Any] = {
+        "label": " ".join(filter(None, [str(first["method"]), knob_text(knobs)])),
+        **{name: first[name] for name in ("model", "method", "backend", "dense_backend")},
+        "knobs": knobs,
+        "environment": facts["environment"].iloc[0],
+        "runs": runs["run_id"].tolist(),
+        "status": first["status"],
+        "error": "" if pd.isna(first["error.message"]) else str(first["error.message"]),
+        "videos": len(measurements[["run_id", "prompt_id", "seed"]].dropna().drop_duplicates()),
+    }
+    for name, place in _FIXED.items():
+        row |= _columns(name, estimate(select(measurements, *place)))
+    # Nothing sparse ran: what was computed is everything.
+    if row["density_executed_total"] == 0 and row["density_overall"] == 1:
+        row |= _columns("density_executed", estimate(select(measurements, *_FIXED["density_overall"])))
+    for name in QUALITY:
+        row |= _columns(name, estimate(select(measurements, name, protocol)))
+    return row
+
+
+def _columns(name: str, value: Estimate) -> dict[str, Any]:
+    fields = asdict(value)
+    return {name: fields.pop("mean"), f"{name}_ci95": fields.pop("half_width")} | {
+        f"{name}_{field}": number for field, number in fields.items()
+    }
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    """Dense first, then method by method as they were made; within one by density, failed runs last."""
+    numbers = [name for name in table if f"{name}_ci95" in table or name.endswith(("_ci95", "_low", "_high"))]
+    table[numbers] = table[numbers].astype(float)
+    first_seen = {name: place for place, name in enumerate(dict.fromkeys(table["method"]))}
+    place = table["method"].map(lambda name: -1 if name == "dense" else first_seen[name])
+    order = table.assign(_place=place, _failed=table["status"] != "complete").sort_values(
+        ["model", "_place", "_failed", "density_executed", "label"], kind="stable"
+    )
+    return order.drop(columns=["_place", "_failed"]).reset_index(drop=True)

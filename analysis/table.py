@@ -1,0 +1,112 @@
+"""The table of all runs for a terminal: a line per setting, footnotes where a number is missing."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+
+import pandas as pd
+
+from analysis.settings import counted, environments, listed, machine_text
+from analysis.summary import FORMATS, QUALITY, cell, quality_columns, summary
+
+__all__ = ["print_summary", "summary"]
+
+_GAP = "  "
+# The interval of every number would not fit.
+_INTERVALS = ("speedup", "psnr_db", "ssim")
+
+
+def print_summary(table: pd.DataFrame, runs: pd.DataFrame, width: int | None = None) -> None:
+    """Print a summary for a terminal: at most ``width`` columns wide (by default the terminal's, 120 at most)."""
+    width = min(120, width or shutil.get_terminal_size((120, 24)).columns)
+    print("\n".join(_lines(table, runs, max(width, 60))))
+
+
+def _lines(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
+    notes: dict[str, int] = {}
+    shown = ["density_executed", "speedup", *quality_columns(table)]
+    headings = ["method", *(FORMATS[name][0] for name in shown), "videos"]
+    twins = table["dense_backend"].unique()
+    if len(twins) == 1:
+        headings[2] += f" vs {twins[0]}"
+    several_models, several_machines = table["model"].nunique() > 1, table["environment"].nunique() > 1
+    grid: list[tuple[str, list[str] | str]] = []
+    for _, row in table.iterrows():
+        label = f"{row['model']} {row['label']}" if several_models else row["label"]
+        label += f" [{row['environment']}]" if several_machines else ""
+        if row["status"] != "complete":
+            grid.append((label, f"{row['status']}: {row['error']}"))
+            continue
+        cells = [_short_cell(row, name, notes) for name in shown]
+        if len(twins) > 1 and cells[1]:
+            cells[1] += f" {row['dense_backend']}"
+        grid.append((label, [*cells, str(row["videos"])]))
+    widths = [
+        max(len(heading), *(len(cells[index]) for _, cells in grid if isinstance(cells, list)), 0)
+        for index, heading in enumerate(headings[1:])
+    ]
+    longest = max(len("method"), *(len(label) for label, _ in grid))
+    first = min(longest, max(24, width - sum(widths) - len(_GAP) * len(widths)))
+    lines = [*_header(table, runs, width), "", _line("method", headings[1:], first, widths)]
+    lines.append("─" * len(lines[-1]))
+    for label, cells in grid:
+        lines += _wrapped(label, cells, first, widths)
+    return [*lines, "", *_legend(table, notes, width)]
+
+
+def _short_cell(row: pd.Series, name: str, notes: dict[str, int]) -> str:
+    """A cell with the number of a footnote in place of a long note."""
+    note = row[f"{name}_note"]
+    if pd.isna(row[name]):
+        if row[f"{name}_infinite"] == row[f"{name}_total"]:
+            return note.replace(" identical", "")
+        return f"n/a {_footnote(name, note, notes)}"
+    text = cell(row, name, interval=name in _INTERVALS)
+    return f"{text} {_footnote(name, note, notes)}" if note else text
+
+
+def _footnote(name: str, note: str, notes: dict[str, int]) -> str:
+    return f"[{notes.setdefault(f'{FORMATS[name][0]}: {note}', len(notes) + 1)}]"
+
+
+def _line(label: str, cells: list[str], first: int, widths: list[int]) -> str:
+    aligned = [text.rjust(size) for text, size in zip(cells, widths, strict=True)]
+    return _GAP.join([label.ljust(first), *aligned]).rstrip()
+
+
+def _wrapped(label: str, cells: list[str] | str, first: int, widths: list[int]) -> list[str]:
+    """A row of the grid; a long label goes on below, an error fills the cells' place."""
+    labels = textwrap.wrap(label, first, subsequent_indent="  ") or [""]
+    if isinstance(cells, list):
+        return [_line(labels[0], cells, first, widths), *labels[1:]]
+    right = textwrap.wrap(cells, sum(widths) + len(_GAP) * (len(widths) - 1))
+    left = labels + [""] * (len(right) - len(labels))
+    right += [""] * (len(left) - len(right))
+    return [f"{one.ljust(first)}{_GAP}{other}".rstrip() for one, other in zip(left, right, strict=True)]
+
+
+def _header(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
+    failed = int((table["status"] != "complete").sum())
+    lines = [
+        f"{listed(runs['model'].dropna())}: {counted(len(runs), 'run')}" + (f", {failed} failed" if failed else "")
+    ]
+    found = environments(runs)
+    for letter, facts in found.items():
+        mark = f"[{letter}] " if len(found) > 1 else ""
+        lines += textwrap.wrap(mark + machine_text(facts), width, subsequent_indent="    ")
+    return lines
+
+
+def _legend(table: pd.DataFrame, notes: dict[str, int], width: int) -> list[str]:
+    texts = ["density: share of query-key pairs computed in sparse calls, tile by tile."]
+    if any(table[f"{name}_ci95"].notna().any() for name in _INTERVALS):
+        texts.append("±: half of the 95 % interval of the mean over videos (prompts times seeds).")
+    if any((table[f"{name}_infinite"] > 0).any() for name in QUALITY):
+        texts.append("∞: identical to the dense video; in no mean.")
+    if table["environment"].nunique() > 1:
+        texts.append("Letters: other machines, versions or code; times of two letters do not compare.")
+    lines = textwrap.wrap(" ".join(texts), width)
+    for note, number in notes.items():
+        lines += textwrap.wrap(f"[{number}] {note}", width, subsequent_indent="    ")
+    return lines

@@ -1,0 +1,153 @@
+"""The table of all runs."""
+
+import math
+import statistics
+
+import pytest
+
+from analysis import load
+from analysis.settings import environments
+from analysis.statistics import half_width
+from analysis.table import print_summary, summary
+from svg.results import Measurement, RunWriter
+from tests.fake_runs import FAILED_RUN, PROVENANCE, RUNS, write_fake_runs
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    write_fake_runs(root)
+    return load.measurements(root), load.runs(root)
+
+
+def write(root, run_id, *rows, method="svg", seed=0, provenance=PROVENANCE, dense_backend="sdpa", **knobs):
+    config = {"seed": seed, "runs_dir": str(root), "method": {"sparsity": 0.25, **knobs}}
+    names = {"model": "m", "method": method, "backend": "cpu_gather", "dense_backend": dense_backend}
+    facts = {"config": config, "provenance": provenance, "prompts": [], "seeds": [seed]}
+    with RunWriter(root, run_id, **names, **facts) as run:
+        run.extend(rows)
+
+
+def psnr(value, prompt_id="p0", seed=0, protocol="standard", status="ok", **more):
+    place = {"prompt_id": prompt_id, "seed": seed, "protocol": protocol, "status": status}
+    return Measurement(quantity="psnr_db", unit="dB", value=value, **place, **more)
+
+
+def table_of(root, **options):
+    return summary(load.measurements(root), load.runs(root), **options)
+
+
+def test_every_run_has_a_row_and_dense_comes_first(fake):
+    table = summary(*fake)
+    assert sorted(run for runs in table["runs"] for run in runs) == sorted([name for name, *_ in RUNS] + [FAILED_RUN])
+    assert table["method"].iloc[0] == "dense"
+
+
+def test_a_row_is_the_mean_over_videos(fake):
+    measurements, runs = fake
+    row = summary(measurements, runs).set_index("label").loc["svg sparsity=0.25"]
+    of_run = measurements[(measurements["run_id"] == "svg-0.25") & measurements["frame"].isna()]
+    values = of_run.loc[of_run["quantity"] == "psnr_db", "value"].tolist()
+    assert len(values) == 2 and row["psnr_db"] == pytest.approx(statistics.mean(values))
+    assert (row["psnr_db_low"], row["psnr_db_high"]) == (min(values), max(values))
+    assert row["videos"] == 2 and row["density_executed"] == pytest.approx(0.28)
+    assert row["density_executed_token"] == pytest.approx(0.24875)
+
+
+def test_the_interval_is_students_t_and_needs_three_values():
+    # t(0.975, 4) = 2.776445
+    assert half_width([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2.776445 * math.sqrt(2.5 / 5), rel=1e-6)
+    assert half_width([1.0, 2.0]) is None
+
+
+def test_infinite_values_are_counted_and_never_averaged(tmp_path):
+    write(tmp_path, "a", psnr(30.0, "p0"), psnr(None, "p1", status="infinite"), psnr(20.0, "p2"))
+    row = table_of(tmp_path).iloc[0]
+    assert row["psnr_db"] == 25 and row["psnr_db_n"] == 2 and row["psnr_db_infinite"] == 1
+    assert row["psnr_db_note"] == "∞ (1 of 3 identical)"
+
+
+def test_a_missing_value_says_why(tmp_path):
+    write(tmp_path, "a", psnr(30.0, "p0"), psnr(None, "p1", status="failed", reason="NaN in frame 3"))
+    row = table_of(tmp_path).iloc[0]
+    assert row["psnr_db"] == 30 and row["psnr_db_note"] == "1 of 2 failed: NaN in frame 3"
+
+
+def test_runs_that_differ_in_their_seed_share_a_row(tmp_path):
+    for seed in range(3):
+        write(tmp_path, f"s{seed}", psnr(20.0 + seed, seed=seed), seed=seed)
+    (row,) = table_of(tmp_path).to_dict("records")
+    assert row["psnr_db"] == 21 and row["psnr_db_n"] == 3 and row["runs"] == ["s0", "s1", "s2"]
+    assert row["psnr_db_ci95"] == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert len(table_of(tmp_path, pooled=False)) == 3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"cpu": {"name": "Other CPU", "cores": 2}}, {"versions": {"torch": "2.14"}}, {"commit": "f" * 40}, {"threads": 2}],
+)
+def test_other_machines_versions_and_code_are_never_averaged(tmp_path, changed):
+    write(tmp_path, "a", psnr(20.0))
+    write(tmp_path, "b", psnr(30.0, seed=1), seed=1, provenance=PROVENANCE | changed)
+    table = table_of(tmp_path)
+    assert sorted(table["psnr_db"]) == [20, 30]
+    assert sorted(table["environment"]) == sorted(environments(load.runs(tmp_path))) == ["A", "B"]
+
+
+def test_the_load_of_the_machine_does_not_split_a_row(tmp_path):
+    write(tmp_path, "a", psnr(20.0))
+    busy = PROVENANCE | {"load_average": [9.0, 9.0, 9.0], "command": "python -m experiments.compare seed=1"}
+    write(tmp_path, "b", psnr(30.0, seed=1), seed=1, provenance=busy)
+    assert len(table_of(tmp_path)) == 1
+
+
+def test_the_knobs_of_a_row_are_those_that_differ(tmp_path):
+    for size in (32, 64):
+        write(tmp_path, f"b{size}", psnr(20.0), block_size=size, num_sampled_rows=64)
+    assert set(table_of(tmp_path)["label"]) == {"svg sparsity=0.25 block_size=32", "svg sparsity=0.25 block_size=64"}
+
+
+def test_the_protocol_is_chosen_and_never_mixed(tmp_path):
+    write(tmp_path, "a", psnr(20.0), psnr(30.0, protocol="upstream"))
+    assert table_of(tmp_path)["psnr_db"].tolist() == [20]
+    assert table_of(tmp_path, protocol="upstream")["psnr_db"].tolist() == [30]
+
+
+def test_frames_and_steps_are_not_mistaken_for_videos(tmp_path):
+    write(tmp_path, "a", psnr(20.0), psnr(99.0, frame=0), psnr(99.0, step=1))
+    assert table_of(tmp_path)["psnr_db"].tolist() == [20]
+
+
+def test_a_failed_run_is_a_row_with_its_error(fake):
+    row = summary(*fake).set_index("label").loc["svg sparsity=0.05"]
+    assert row["status"] == "failed" and "less than text and first frame" in row["error"]
+    assert math.isnan(row["psnr_db"])
+
+
+def test_the_printed_table_names_what_a_reader_needs(fake, capsys):
+    measurements, runs = fake
+    print_summary(summary(measurements, runs), runs, width=120)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 120
+    assert "speed-up vs sdpa" in text and "∞ (2 of 2)" in text
+    assert "failed: method.sparsity=0.05 is less than" in text
+    assert "LPIPS alex: unavailable: backbone weights alexnet-owt-7be5be79.pth not found" in text
+    assert "commit 0123456789 with uncommitted changes" in text
+
+
+def test_several_dense_backends_stand_beside_their_speedups(tmp_path, capsys):
+    faster = Measurement(quantity="speedup", unit="1", value=1.5, prompt_id="p0", seed=0)
+    write(tmp_path, "a", faster, dense_backend="sdpa")
+    write(tmp_path, "b", faster, dense_backend="flex")
+    print_summary(table_of(tmp_path), load.runs(tmp_path), width=120)
+    text = capsys.readouterr().out
+    assert "1.50× sdpa" in text and "1.50× flex" in text
+
+
+def test_long_names_wrap_and_lose_nothing(tmp_path, capsys):
+    name = "a_method_with_a_very_long_name_that_does_not_fit_into_a_line_of_a_terminal"
+    write(tmp_path, "a", psnr(20.0), method=name)
+    print_summary(table_of(tmp_path), load.runs(tmp_path), width=80)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert name in "".join(line[:60].strip() for line in text.splitlines())

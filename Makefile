@@ -1,0 +1,55 @@
+# Every command a person needs; `make` alone lists them.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first Python on this machine that the project supports and that can make an environment.
+SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python; do \
+	if $$python -c '$(SUPPORTED)' >/dev/null 2>&1; then echo $$python; break; fi; done)
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+# Test processes; each runs one torch thread.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
+
+.PHONY: help setup demo test test-full test-gpu lint format clean
+
+help:  ## List these commands
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Build the environment .venv (about two minutes the first time)
+
+$(READY): pyproject.toml constraints.txt tools/setup_environment.py
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "error: found no Python 3.11, 3.12 or 3.13 that can make environments (Debian: apt install python3-venv); name one: make setup PYTHON=/path/to/python3.12" >&2; exit 2; fi
+	@"$(PYTHON)" tools/setup_environment.py --venv $(VENV)
+	@touch $@
+
+demo: $(READY)  ## Run sparse against dense on the embedded model and write runs/demo/report.html
+	@$(RUN) -m experiments.compare -m +experiment=demo runs_dir=runs/demo
+	@$(RUN) -m analysis.report runs/demo
+
+test: $(READY)  ## Run the quick tests
+	@$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not timing and not gpu"
+
+test-full: $(READY)  ## Run the slow tests: kills, browsers, whole runs
+	@$(PYTEST) -n $(WORKERS) --dist worksteal -m "slow and not timing and not gpu"
+
+test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU
+	@$(PYTEST) -m gpu
+
+lint: $(READY)  ## Check style and types
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+format: $(READY)  ## Bring the code into shape
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+clean:  ## Remove the environment and what tools left; keeps runs/
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -117,7 +117,7 @@ class BlockMask:
         query_offsets, key_offsets = self.query_offsets.to(query.device), self.key_offsets.to(query.device)
         query_tile = torch.bucketize(query, query_offsets, right=True) - 1
         key_tile = torch.bucketize(key, key_offsets, right=True) - 1
-        state = self.tile_map.to(query.device)[query_tile, key_tile]
+        state = _at(self.tile_map.to(query.device), query_tile, key_tile)
         if self.pattern is None:
             return state == FULL
         return (state == FULL) | ((state == PARTIAL) & self.pattern.keep(query, key))
@@ -152,6 +152,13 @@ class BlockMask:
         return self.query_offsets.diff()[:, None] * keys.diff()[None, :]
 
 
+def _at(tile_map: torch.Tensor, query_tile: torch.Tensor, key_tile: torch.Tensor) -> torch.Tensor:
+    """Return ``tile_map[query_tile, key_tile]``; a column of queries against a row of keys is two plain selections."""
+    if query_tile.shape[1:] == (1,) and key_tile.dim() == 2 and key_tile.shape[0] == 1:
+        return tile_map.index_select(0, query_tile[:, 0]).index_select(1, key_tile[0])
+    return tile_map[query_tile, key_tile]
+
+
 def _tile_list(tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     count = tiles.sum(1)
     ascending = tiles.to(torch.int8).argsort(dim=1, descending=True, stable=True)
@@ -180,7 +187,8 @@ def _classify(pattern: TokenPattern, query_offsets: torch.Tensor, key_offsets: t
     ):
         some, every = some | touches, every | inside & touches
     if pattern.sink_stride:
-        first = (key_from.clamp(min=pattern.key_start) - pattern.key_start + pattern.sink_stride - 1) // pattern.sink_stride
+        before = key_from.clamp(min=pattern.key_start) - pattern.key_start
+        first = (before + pattern.sink_stride - 1) // pattern.sink_stride
         last = (key_to.clamp(max=pattern.key_stop) - pattern.key_start - 1) // pattern.sink_stride
         some = some | (touches_key & (first <= last))
     if pattern.valid_stop is not None:
@@ -194,7 +202,11 @@ def _classify(pattern: TokenPattern, query_offsets: torch.Tensor, key_offsets: t
 
 
 def _band_difference(
-    pattern: TokenPattern, query_from: torch.Tensor, query_to: torch.Tensor, key_from: torch.Tensor, key_to: torch.Tensor
+    pattern: TokenPattern,
+    query_from: torch.Tensor,
+    query_to: torch.Tensor,
+    key_from: torch.Tensor,
+    key_to: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the least and greatest scaled difference over each tile, clipped to the band's range."""
 

@@ -1,10 +1,20 @@
-"""The few computations that methods need to decide, in plain torch: errors of patterns on sampled rows, mass of tiles."""
+"""The few computations that methods need to decide, in plain torch: errors of patterns on rows, mass of tiles."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+
+# Attention scores held at a time: what a CPU core's cache nearly holds, what keeps a GPU busy.
+MOST_SCORES_CPU, MOST_SCORES_GPU = 2**19, 2**26
+
+
+def rows_at_a_time(query: torch.Tensor) -> int:
+    """Return how many rows of scores against all keys to hold at a time, for queries of all rows."""
+    batch, num_heads, seq_len, _ = query.shape
+    most = MOST_SCORES_CPU if query.device.type == "cpu" else MOST_SCORES_GPU
+    return max(1, most // (batch * num_heads * seq_len))
 
 
 @dataclass(frozen=True)
@@ -37,10 +47,10 @@ class TorchOperations:
         """
         dtype = query.dtype if dtype is None else dtype
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-        if key_lengths is not None:
-            is_padding = torch.arange(key.shape[2], device=key.device) >= key_lengths.to(key.device)[:, None]
-            scores = scores.masked_fill(is_padding[:, None, None, :], -torch.inf)
+        scores = (query @ key.transpose(-1, -2)).mul_(query.shape[-1] ** -0.5)
+        padding = _padding(key_lengths, key.shape[2], key.device)
+        if padding is not None:
+            scores.masked_fill_(padding, -torch.inf)
         full = scores.softmax(-1) @ value
         errors = []
         for keep in keeps:
@@ -49,26 +59,54 @@ class TorchOperations:
         return torch.stack(errors)
 
     def tile_mass(
-        self, query: torch.Tensor, key: torch.Tensor, query_offsets: torch.Tensor, key_offsets: torch.Tensor
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        query_offsets: torch.Tensor,
+        key_offsets: torch.Tensor,
+        key_lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the attention probability that falls into each tile, summed over its pairs.
 
         Args:
             query: ``(batch, num_heads, seq_len, head_dim)``.
             key: The same shape.
-            query_offsets: LongTensor ``(query_tiles + 1,)``.
-            key_offsets: LongTensor ``(key_tiles + 1,)``.
+            query_offsets: LongTensor ``(query_tiles + 1,)`` on the CPU.
+            key_offsets: LongTensor ``(key_tiles + 1,)`` on the CPU.
+            key_lengths: ``(batch,)``; keys at or past it get no attention.
 
         Returns:
             float32 ``(batch, num_heads, query_tiles, key_tiles)``; a row of tiles sums to its number of queries.
         """
-        batch, num_heads, seq_len, head_dim = query.shape
-        key_tile = torch.bucketize(torch.arange(seq_len), key_offsets, right=True) - 1
-        key_tile = key_tile.to(query.device)
-        rows = []
-        for start, stop in zip(query_offsets[:-1].tolist(), query_offsets[1:].tolist(), strict=True):
-            scores = query[:, :, start:stop].float() @ key.float().transpose(-1, -2) * head_dim**-0.5
-            probability = scores.softmax(-1).sum(2)
-            tiles = probability.new_zeros(batch, num_heads, key_offsets.numel() - 1)
-            rows.append(tiles.index_add_(2, key_tile, probability))
-        return torch.stack(rows, 2)
+        seq_len, head_dim = query.shape[2:]
+        key_columns = key.float().transpose(-1, -2) * head_dim**-0.5
+        in_key_tile = _membership(key_offsets, query.device)
+        padding = _padding(key_lengths, seq_len, query.device)
+        # Whole tiles of queries, a chunk of them at a time.
+        tiles_per_chunk = max(1, rows_at_a_time(query) // int(query_offsets.diff().max()))
+        chunks = []
+        for edges in _overlapping_chunks(query_offsets, tiles_per_chunk):
+            scores = query[:, :, int(edges[0]) : int(edges[-1])].float() @ key_columns
+            if padding is not None:
+                scores.masked_fill_(padding, -torch.inf)
+            in_query_tile = _membership(edges - edges[0], query.device)
+            chunks.append((in_query_tile.T @ scores.softmax(-1)) @ in_key_tile)
+        return torch.cat(chunks, 2)
+
+
+def _padding(key_lengths: torch.Tensor | None, seq_len: int, device: torch.device) -> torch.Tensor | None:
+    """Return which keys are padding, bool ``(batch, 1, 1, seq_len)``."""
+    if key_lengths is None:
+        return None
+    return (torch.arange(seq_len, device=device) >= key_lengths.to(device)[:, None])[:, None, None, :]
+
+
+def _membership(offsets: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return float32 ``(tokens, tiles)``, one where the token stands in the tile: a product with it sums over tiles."""
+    tile = torch.bucketize(torch.arange(int(offsets[-1])), offsets, right=True) - 1
+    return torch.nn.functional.one_hot(tile, offsets.numel() - 1).to(device, torch.float32)
+
+
+def _overlapping_chunks(offsets: torch.Tensor, tiles: int) -> list[torch.Tensor]:
+    """Split offsets into runs of at most ``tiles`` tiles; the end of one run is the start of the next."""
+    return [offsets[start : start + tiles + 1] for start in range(0, offsets.numel() - 1, tiles)]

@@ -30,6 +30,8 @@ class Geometry:
         key_order: Key order of a temporal head: ``"sink_first"`` or ``"plain"``, the reference code's.
         spatial_unit: ``"token"`` or ``"frame"``; see ``svg.pattern.band``.
         band_edge: ``"closed"`` keeps \\|q - k\\| <= W, ``"open"`` keeps < W; matters for the reference's rounding only.
+        num_padded_text_tokens: Text tokens that the reference's width counts, padding included, where the layout holds
+            the prompt alone; None counts the layout's. Matters for the reference's rounding only.
     """
 
     density: float
@@ -39,6 +41,7 @@ class Geometry:
     key_order: Literal["sink_first", "plain"] = "sink_first"
     spatial_unit: Literal["token", "frame"] = "token"
     band_edge: Literal["closed", "open"] = "closed"
+    num_padded_text_tokens: int | None = None
 
 
 @lru_cache(maxsize=64)
@@ -48,9 +51,7 @@ def head_pattern(layout: TokenLayout, geometry: Geometry, kind: HeadKind) -> Hea
     Raises:
         ValueError: If the density is out of range or below what text, sink and diagonal keep.
     """
-    pattern = band(
-        layout, kind, sink=geometry.sink, keys=geometry.key_order, spatial_unit=geometry.spatial_unit
-    )
+    pattern = band(layout, kind, sink=geometry.sink, keys=geometry.key_order, spatial_unit=geometry.spatial_unit)
     mask = _mask(layout, geometry, pattern)
     if kind == "spatial":
         return HeadPattern("spatial", mask)
@@ -65,7 +66,7 @@ def head_patterns(layout: TokenLayout, geometry: Geometry) -> tuple[HeadPattern,
 
 @lru_cache(maxsize=16)
 def upstream_profiled_patterns(
-    layout: TokenLayout, frames: float = 2.0, has_sink: bool = True
+    layout: TokenLayout, frames: float = 2.0, has_sink: bool = True, text: Literal["kept", "cogvideox"] = "kept"
 ) -> tuple[HeadPattern, HeadPattern]:
     """Return the fixed patterns that the reference code profiles with, whatever the density that runs.
 
@@ -76,14 +77,23 @@ def upstream_profiled_patterns(
         layout: Token counts of the sequence.
         frames: Half-width in frames: 2 for Wan and Cosmos, 1.5 for HunyuanVideo and CogVideoX.
         has_sink: Whether there is a sink: Wan and Cosmos.
+        text: ``"kept"``: text rows and columns are kept whole (HunyuanVideo). ``"cogvideox"``: kept by the spatial
+            pattern, whose blocks are counted from the first text token, so that the last tokens have no band; dropped
+            by the temporal pattern, under which a text query keeps nothing.
     """
     width = math.floor(frames * layout.tokens_per_frame / 128) - 1
-    pattern = replace(
+    spatial = temporal = replace(
         band(layout, "spatial", sink="layout" if has_sink else "none", half_width=width), unit=128
     )
-    mask = BlockMask.from_pattern(pattern, 128, 128)
+    if text == "cogvideox":
+        stop = min(math.ceil(layout.num_video_tokens / 128) * 128, layout.seq_len)
+        spatial = replace(spatial, query_start=0, key_start=0, query_stop=stop, key_stop=stop)
+        temporal = replace(temporal, text_start=0, text_stop=0)
     order = token_major_order(layout)
-    return HeadPattern("spatial", mask), HeadPattern("temporal", mask, order, order)
+    return (
+        HeadPattern("spatial", BlockMask.from_pattern(spatial, 128, 128)),
+        HeadPattern("temporal", BlockMask.from_pattern(temporal, 128, 128), order, order),
+    )
 
 
 def _mask(layout: TokenLayout, geometry: Geometry, pattern: TokenPattern) -> BlockMask:
@@ -92,6 +102,9 @@ def _mask(layout: TokenLayout, geometry: Geometry, pattern: TokenPattern) -> Blo
     if geometry.rounding == "token":
         pattern = window_for_density(pattern, geometry.density)
     else:
-        width = upstream_half_width(layout, geometry.density, geometry.rounding)
+        counted = layout
+        if geometry.num_padded_text_tokens is not None:
+            counted = replace(layout, num_text_tokens=geometry.num_padded_text_tokens)
+        width = upstream_half_width(counted, geometry.density, geometry.rounding)
         pattern = replace(pattern, half_width=width - (geometry.band_edge == "open"))
     return BlockMask.from_pattern(pattern, geometry.block_size, geometry.block_size)

@@ -1,4 +1,4 @@
-"""Which denoising steps and layers of a sparse run stay dense, and how the reference code's thresholds become counts."""
+"""Which steps and layers of a sparse run stay dense, and how the reference code's thresholds become counts."""
 
 from __future__ import annotations
 
@@ -62,6 +62,20 @@ def by_timestep_value(
     count = count_of_fraction("first_times_fp", first_times_fp, len(grid))
     threshold = float(grid[count - 1]) - margin if count else 1001.0
     return _above(threshold, timesteps, count_of_fraction("first_layers_fp", first_layers_fp, num_layers))
+
+
+def flow_match_euler_timesteps(num_steps: int, flow_shift: float) -> list[float]:
+    """Return the grid of diffusers' FlowMatchEulerDiscreteScheduler when it is asked for a number of steps only.
+
+    HunyuanVideo's pipeline asks for sigmas of its own instead; the reference code reads its threshold from this grid.
+    """
+
+    def shifted(sigma: float) -> float:
+        return flow_shift * sigma / (1 + (flow_shift - 1) * sigma)
+
+    last = shifted(1 / 1000)
+    steps = max(num_steps - 1, 1)
+    return [1000 * shifted(1 + (last - 1) * step / steps) for step in range(num_steps)]
 
 
 def by_timestep_share(

@@ -11,18 +11,16 @@ from typing import Literal
 
 import torch
 
+from svg.bands import SPATIAL, TEMPORAL, BandMethod
 from svg.context import AttentionContext
 from svg.layout import TokenLayout
-from svg.method import SparseMethod, check_choice
-from svg.palette import Geometry, Rounding, head_patterns, upstream_profiled_patterns
-from svg.pattern import Sink
+from svg.method import check_choice
+from svg.palette import upstream_profiled_patterns
 from svg.plan import AttentionInputs, AttentionPlan, HeadPattern
-
-SPATIAL, TEMPORAL = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseVideoGen(SparseMethod):
+class SparseVideoGen(BandMethod):
     """Each head, at each step and layer, is spatial or temporal, decided online.
 
     Args:
@@ -30,11 +28,6 @@ class SparseVideoGen(SparseMethod):
         row_range: Where rows are drawn from: ``"all"`` or ``"first_10000"`` (the reference code; the sequence where
             that is shorter).
         profiled_mask: What the decision is made with: ``"executed"``, the mask that runs, or ``"upstream_fixed"``.
-        sink: ``"first_frame"``, ``"layout"`` or ``"none"``; see ``svg.pattern.band``.
-        rounding: ``"tile"``, ``"token"``, ``"ceil128"`` or ``"floor128"``; see ``svg.palette.Geometry``.
-        key_order: ``"sink_first"`` or ``"plain"``; see ``svg.palette.Geometry``.
-        spatial_unit: ``"token"`` (a sliding band) or ``"frame"`` (whole frames, the paper's figure; not with
-            rounding=tile).
 
     We differ from the reference code, which is ``svg_upstream``: the mask that is profiled is the mask that runs, rows
     come from the whole sequence without replacement, the sink is the first frame for both kinds of head and counts
@@ -44,10 +37,6 @@ class SparseVideoGen(SparseMethod):
     num_sampled_rows: int = 64
     row_range: Literal["all", "first_10000"] = "all"
     profiled_mask: Literal["executed", "upstream_fixed"] = "executed"
-    sink: Sink = "first_frame"
-    rounding: Rounding = "tile"
-    key_order: Literal["sink_first", "plain"] = "sink_first"
-    spatial_unit: Literal["token", "frame"] = "token"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,25 +44,17 @@ class SparseVideoGen(SparseMethod):
             raise ValueError(f"method.num_sampled_rows is {self.num_sampled_rows}; it must be at least 1")
         check_choice("row_range", self.row_range, ("all", "first_10000"))
         check_choice("profiled_mask", self.profiled_mask, ("executed", "upstream_fixed"))
-        check_choice("sink", self.sink, ("first_frame", "layout", "none"))
-        check_choice("rounding", self.rounding, ("tile", "token", "ceil128", "floor128"))
-        check_choice("key_order", self.key_order, ("sink_first", "plain"))
-        check_choice("spatial_unit", self.spatial_unit, ("token", "frame"))
 
     def plan(self, inputs: AttentionInputs, context: AttentionContext) -> AttentionPlan:
         palette = self.palette(context.layout)
         errors = self.profile(inputs, context, self.profiled_patterns(context.layout))
         return AttentionPlan(palette, self.choose(errors), inputs.key_lengths, {"error": errors})
 
-    def palette(self, layout: TokenLayout) -> tuple[HeadPattern, HeadPattern]:
-        """Return the (spatial, temporal) patterns that run."""
-        return head_patterns(layout, self.geometry)
-
     def profile(
         self, inputs: AttentionInputs, context: AttentionContext, patterns: tuple[HeadPattern, ...]
     ) -> torch.Tensor:
         """Return each pattern's error on the sampled rows, ``(patterns, batch, num_heads)``."""
-        rows = self.sample_rows(context).to(inputs.device)
+        rows = self.sample_rows(context).to(inputs.device, non_blocking=True)
         keys = torch.arange(inputs.seq_len, device=inputs.device)
         keeps = [pattern.keep(rows[:, None], keys[None, :]) for pattern in patterns]
         return inputs.operations.pattern_errors(
@@ -94,12 +75,6 @@ class SparseVideoGen(SparseMethod):
         if self.profiled_mask == "executed":
             return self.palette(layout)
         return upstream_profiled_patterns(layout)
-
-    @property
-    def geometry(self) -> Geometry:
-        return Geometry(
-            self.density_requested, self.block_size, self.rounding, self.sink, self.key_order, self.spatial_unit
-        )
 
     @property
     def profile_dtype(self) -> torch.dtype | None:

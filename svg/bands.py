@@ -1,0 +1,67 @@
+"""What the methods share whose heads keep a spatial or a temporal band: how wide, with which sink, in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from svg.layout import TokenLayout
+from svg.method import SparseMethod, check_choice
+from svg.palette import Geometry, Rounding, head_patterns
+from svg.pattern import Sink
+from svg.plan import HeadPattern
+
+SPATIAL, TEMPORAL = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandMethod(SparseMethod):
+    """A method whose palette is Sparse VideoGen's two patterns, or that keeps as much as they do.
+
+    Args:
+        sink: ``"first_frame"``, ``"layout"`` or ``"none"``; see ``svg.pattern.band``.
+        rounding: ``"tile"``, ``"token"``, ``"ceil128"`` or ``"floor128"``; see ``svg.palette.Geometry``.
+        key_order: ``"sink_first"`` or ``"plain"``; see ``svg.palette.Geometry``.
+        spatial_unit: ``"token"`` (a sliding band) or ``"frame"`` (whole frames, the paper's figure; needs
+            rounding=token).
+
+    Raises:
+        ValueError: If a value is none of these, or two of them exclude each other.
+    """
+
+    sink: Sink = "first_frame"
+    rounding: Rounding = "tile"
+    key_order: Literal["sink_first", "plain"] = "sink_first"
+    spatial_unit: Literal["token", "frame"] = "token"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("sink", self.sink, ("first_frame", "layout", "none"))
+        check_choice("rounding", self.rounding, ("tile", "token", "ceil128", "floor128"))
+        check_choice("key_order", self.key_order, ("sink_first", "plain"))
+        check_choice("spatial_unit", self.spatial_unit, ("token", "frame"))
+        if self.sink == "layout" and self.key_order != "plain":
+            raise ValueError(
+                "method.sink=layout needs method.key_order=plain: it is a quirk of the reference code's order"
+            )
+        if self.spatial_unit == "frame" and self.rounding != "token":
+            raise ValueError(
+                f"method.spatial_unit=frame needs method.rounding=token, got {self.rounding}: whole frames are no "
+                f"whole tiles, and the reference code's widths are in tokens"
+            )
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the kept fraction becomes a mask."""
+        return Geometry(
+            self.density_requested, self.block_size, self.rounding, self.sink, self.key_order, self.spatial_unit
+        )
+
+    def palette(self, layout: TokenLayout) -> tuple[HeadPattern, HeadPattern]:
+        """Return the (spatial, temporal) patterns that run."""
+        return head_patterns(layout, self.geometry)
+
+    def density_executed(self, layout: TokenLayout) -> float:
+        """Return the share of all pairs that the two patterns compute, tile by tile, on average."""
+        shares = [pattern.mask.tile_density for pattern in self.palette(layout) if pattern.mask is not None]
+        return sum(shares) / len(shares)

@@ -1,0 +1,41 @@
+"""The tiles that hold the most attention, known from full attention: the bound of what a choice of tiles can keep.
+
+Source: ours. The density is that of ``svg`` with the same settings, as executed, tile by tile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from svg.bands import BandMethod
+from svg.block_mask import BlockMask, tile_offsets
+from svg.context import AttentionContext
+from svg.plan import AttentionInputs, AttentionPlan, HeadPattern
+from svg.tile_choice import choose_tiles, tile_areas
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleBlocks(BandMethod):
+    """Each head keeps the best tile of each row of tiles, then the best of its whole map, by attention per pair.
+
+    Tokens stay frame-major; neither text nor first frame nor diagonal is kept for its own sake. Costs more than full
+    attention: it is a yardstick, not a method to run.
+    """
+
+    def plan(self, inputs: AttentionInputs, context: AttentionContext) -> AttentionPlan:
+        offsets = tile_offsets(context.layout.seq_len, self.block_size)
+        mass = inputs.operations.tile_mass(inputs.query(), inputs.key(), offsets, offsets, inputs.key_lengths)
+        batch, num_heads = mass.shape[:2]
+        tiles = self.tiles(mass.flatten(0, 1), context).cpu()
+        patterns = tuple(HeadPattern("oracle", BlockMask.from_tiles(keep, offsets, offsets)) for keep in tiles)
+        return AttentionPlan(patterns, torch.arange(batch * num_heads).view(batch, num_heads), inputs.key_lengths)
+
+    def tiles(self, mass: torch.Tensor, context: AttentionContext) -> torch.Tensor:
+        """Return the tiles kept, bool; ``mass`` is ``(heads, query_tiles, key_tiles)``, and so is the result."""
+        seq_len = context.layout.seq_len
+        areas = tile_areas(seq_len, self.block_size)
+        per_pair = mass / areas.to(mass.device)
+        best = torch.zeros_like(mass, dtype=torch.bool).scatter_(2, per_pair.argmax(2, keepdim=True), True)
+        return choose_tiles(best, -per_pair, areas, self.density_executed(context.layout) * seq_len**2)

@@ -10,7 +10,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from svg.backends._fastest import DenseTiming
 
 
 def names() -> list[str]:
@@ -37,3 +42,15 @@ def get(name: str, **settings: Any) -> Any:
         if attribute.endswith("Backend") and value.__module__ == module.__name__
     ]
     return backend(**settings)
+
+
+def time_dense(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device | str, repeats: int = 5
+) -> list[DenseTiming]:
+    """Return the dense backends of a device, fastest first; ``shape`` is that of one call's query.
+
+    Each candidate's output is checked before it is timed. One without a latency carries the reason.
+    """
+    from svg.backends import _fastest
+
+    return _fastest.time_dense(shape, dtype, device, repeats)

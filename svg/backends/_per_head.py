@@ -12,17 +12,30 @@ from svg.plan import AttentionPlan, HeadPattern
 def check_fits(name: str, query: torch.Tensor, plan: AttentionPlan) -> None:
     """Raise ``ValueError`` unless the plan's batch, heads and lengths are those of ``query``.
 
+    Values of tensors on a device are not read, which would wait for it.
+
     Args:
         name: The backend that asks, for the message.
         query: ``(batch, num_heads, seq_len, head_dim)``.
         plan: The plan it was handed.
     """
-    batch, num_heads, seq_len, _ = query.shape
-    rows, columns = plan.assignment.shape
-    if rows not in (1, batch) or columns not in (1, num_heads):
+    if query.ndim != 4:
         raise ValueError(
-            f"{name} got a plan for batch {rows} and {columns} heads, but the query has batch {batch} and "
-            f"{num_heads} heads; either must be equal or 1"
+            f"{name} got a query of shape {tuple(query.shape)}; it must be (batch, num_heads, seq_len, head_dim)"
+        )
+    if not query.is_floating_point():
+        raise ValueError(f"{name} got a query of {query.dtype}; it must be floating point")
+    batch, num_heads, seq_len, _ = query.shape
+    shape, num_patterns = tuple(plan.assignment.shape), len(plan.patterns)
+    if len(shape) != 2 or shape[0] not in (1, batch) or shape[1] not in (1, num_heads):
+        raise ValueError(
+            f"{name} got a plan whose assignment is {shape}, but the query has batch {batch} and {num_heads} heads; "
+            f"it must be (batch, num_heads), either 1 where shared"
+        )
+    if not plan.assignment.is_cuda and not bool(((plan.assignment >= 0) & (plan.assignment < num_patterns)).all()):
+        raise ValueError(
+            f"{name} got a plan that assigns patterns {plan.assignment.unique().tolist()}; its palette has "
+            f"{num_patterns}, counted from 0"
         )
     for pattern in plan.patterns:
         mask = pattern.mask
@@ -31,10 +44,23 @@ def check_fits(name: str, query: torch.Tensor, plan: AttentionPlan) -> None:
                 f"{name} got a {pattern.name!r} mask of {mask.query_len} queries x {mask.key_len} keys, but seq_len "
                 f"is {seq_len}; build the mask from this call's layout"
             )
-    if plan.key_lengths is not None and tuple(plan.key_lengths.shape) != (batch,):
+    lengths = plan.key_lengths
+    if lengths is not None and tuple(lengths.shape) != (batch,):
         raise ValueError(
-            f"{name} got key_lengths of shape {tuple(plan.key_lengths.shape)}; it must be ({batch},), one a batch item"
+            f"{name} got key_lengths of shape {tuple(lengths.shape)}; it must be ({batch},), one a batch item"
         )
+    if lengths is not None and not lengths.is_cuda and not bool(((lengths >= 0) & (lengths <= seq_len)).all()):
+        raise ValueError(f"{name} got key_lengths {lengths.tolist()}; they must be between 0 and seq_len, {seq_len}")
+
+
+def check_tensors(name: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+    """Raise ``ValueError`` unless key and value have the shape, the dtype and the device of ``query``."""
+    for role, x in (("key", key), ("value", value)):
+        if (x.shape, x.dtype, x.device) != (query.shape, query.dtype, query.device):
+            raise ValueError(
+                f"{name} got a {role} of shape {tuple(x.shape)}, {x.dtype}, on {x.device}; it must be like the query: "
+                f"{tuple(query.shape)}, {query.dtype}, on {query.device}"
+            )
 
 
 def key_limits(plan: AttentionPlan, batch: int, seq_len: int) -> list[int]:

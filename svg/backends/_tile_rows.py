@@ -8,8 +8,7 @@ import torch
 
 from svg.block_mask import FULL, SKIPPED, BlockMask
 
-# Rows of fewer queries make slow products: neighbours join, though the pairs that only one of them computes must then be
-# masked, as long as these are few.
+# Rows of fewer queries make slow products: neighbours join, as long as few pairs are then computed only to be masked.
 ENOUGH_QUERIES = 64
 MOST_EXTRA_PAIRS = 1 / 16
 

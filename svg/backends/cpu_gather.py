@@ -2,7 +2,7 @@
 
 Each row of tiles is three steps on one score buffer that stays in the core's cache: scores of its key ranges, softmax,
 weighted sum of their values. Neighbouring tiles are one range, read in place; a row of many short ranges gathers its
-keys and values first. All matrix products are PyTorch's own.
+keys and values first. All matrix products are PyTorch's own. What depends on the mask alone is kept while it lives.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from svg.backends._per_head import check_fits, heads_by_pattern
+from svg.backends._per_head import check_fits, check_tensors, heads_by_pattern
 from svg.backends._tile_rows import TileRow, tile_rows
 from svg.block_mask import BlockMask
 from svg.plan import AttentionPlan
@@ -21,10 +21,11 @@ from svg.plan import AttentionPlan
 # Scores of one row: 1 MiB of float32, which shares the second-level cache with the row's keys and values.
 MOST_SCORES = 2**18
 
-# From this many ranges on, copying a row's keys and values costs less than one product per range.
+# Up to so many ranges are read in place; of more, copying keys and values costs less than one product per range.
 MOST_RANGES = 3
 
-# Rows of masks that are still alive, by the number of keys.
+# Rows of masks that are still alive, by the number of keys; of the last few numbers only.
+MOST_LENGTHS = 8
 _rows_of: WeakKeyDictionary[BlockMask, dict[int, list[TileRow]]] = WeakKeyDictionary()
 
 
@@ -51,6 +52,7 @@ class CpuGatherBackend:
     ) -> torch.Tensor:
         """Return attention under the plan, ``(batch, num_heads, seq_len, head_dim)``, in the inputs' dtype."""
         self.check(query, plan)
+        check_tensors(self.name, query, key, value)
         batch, num_heads, seq_len, _ = query.shape
         output = torch.empty_like(query)
         for item, pattern, heads, limit in heads_by_pattern(plan, batch, num_heads, seq_len):
@@ -67,6 +69,8 @@ class CpuGatherBackend:
 def _rows(mask: BlockMask, key_length: int) -> list[TileRow]:
     by_length = _rows_of.setdefault(mask, {})
     if key_length not in by_length:
+        if len(by_length) == MOST_LENGTHS:
+            del by_length[next(iter(by_length))]
         by_length[key_length] = tile_rows(mask, key_length, MOST_SCORES)
     return by_length[key_length]
 

@@ -1,4 +1,4 @@
-"""Masked attention in plain torch, row block by row block: the judge of every other backend, on any device."""
+"""Masked attention in plain torch, a block of queries at a time: the judge of every other backend, on any device."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from svg.backends._per_head import check_fits, heads_by_pattern
-from svg.plan import AttentionPlan
+from svg.backends._per_head import check_fits, check_tensors
+from svg.plan import AttentionPlan, HeadPattern
 
-# Queries per block: bounds the memory at (heads of a pattern) x 512 x seq_len scores.
-ROWS = 512
+# Queries whose scores stand in memory at once, and how many scores: 128 MiB of float32.
+MOST_QUERIES, MOST_SCORES = 256, 2**25
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,51 @@ class ReferenceBackend:
     ) -> torch.Tensor:
         """Return attention under the plan, ``(batch, num_heads, seq_len, head_dim)``, in the inputs' dtype."""
         self.check(query, plan)
-        batch, num_heads, seq_len, head_dim = query.shape
-        dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+        check_tensors(self.name, query, key, value)
+        batch, num_heads, seq_len, _ = query.shape
+        assignment = plan.assignment.to(query.device).expand(batch, num_heads)
+        lengths = None if plan.key_lengths is None else plan.key_lengths.to(query.device)
         output = torch.empty_like(query)
-        positions = torch.arange(seq_len, device=query.device)
-        for item, pattern, heads, limit in heads_by_pattern(plan, batch, num_heads, seq_len):
-            keys, values = key[item, heads, :limit].to(dtype), value[item, heads, :limit].to(dtype)
-            for rows in positions.split(ROWS):
-                scores = query[item, heads][:, rows].to(dtype) @ keys.transpose(-1, -2) * head_dim**-0.5
-                if pattern.mask is not None:
-                    keep = pattern.mask.keep(rows[:, None], positions[None, :limit])
-                    scores = scores.masked_fill(~keep, -torch.inf)
-                # A row without a key is all -inf (or empty), and its softmax NaN: it gets zeros.
-                keeps_some = (scores > -torch.inf).any(-1, keepdim=True)
-                attended = scores.softmax(-1).masked_fill(~keeps_some, 0) @ values
-                output[item, heads, rows[0] : rows[-1] + 1] = attended.to(output.dtype)
+        for index, pattern in enumerate(plan.patterns):
+            items, heads = (assignment == index).nonzero(as_tuple=True)
+            for few in torch.arange(items.numel(), device=query.device).split(_most_heads(seq_len)):
+                chosen = items[few], heads[few]
+                limits = None if lengths is None else lengths[chosen[0], None, None]
+                output[chosen] = _attend(query[chosen], key[chosen], value[chosen], pattern, limits)
         return output
+
+
+def _most_heads(seq_len: int) -> int:
+    return max(1, MOST_SCORES // (min(MOST_QUERIES, seq_len) * seq_len))
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pattern: HeadPattern, limits: torch.Tensor | None
+) -> torch.Tensor:
+    """Return the attention of heads that share a pattern.
+
+    Args:
+        query: ``(heads, seq_len, head_dim)``.
+        key: The same shape.
+        value: The same shape.
+        pattern: Which pairs they keep.
+        limits: ``(heads, 1, 1)`` keys of each head, or None where all of them count.
+    """
+    dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+    positions = torch.arange(query.shape[1], device=query.device)
+    columns, values, is_padding = key.to(dtype).transpose(-1, -2), value.to(dtype), None
+    if limits is not None:
+        is_padding = positions >= limits
+        # Padding may hold anything, and nothing times NaN is NaN.
+        values = values.masked_fill(is_padding.transpose(-1, -2), 0)
+    output = torch.empty_like(query)
+    for rows in positions.split(MOST_QUERIES):
+        scores = query[:, rows].to(dtype) @ columns * query.shape[-1] ** -0.5
+        if pattern.mask is not None:
+            scores = scores.masked_fill(~pattern.mask.keep(rows[:, None], positions[None, :]), -torch.inf)
+        if is_padding is not None:
+            scores = scores.masked_fill(is_padding, -torch.inf)
+        # A row without a key is all -inf, and its softmax NaN: it gets zeros.
+        has_no_key = (scores == -torch.inf).all(-1, keepdim=True)
+        output[:, rows] = (scores.softmax(-1).masked_fill(has_no_key, 0) @ values).to(output.dtype)
+    return output

@@ -1,0 +1,194 @@
+"""Block-sparse attention by PyTorch's FlexAttention: tile lists say what is computed, one mask says what is kept."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+import sysconfig
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch.nn.attention import flex_attention as flex
+
+from svg.backends._flex_tiles import INTEGERS, Palette, palette, tile_lists
+from svg.backends._per_head import check_fits, check_tensors
+from svg.block_mask import FULL, PARTIAL
+from svg.plan import AttentionPlan
+
+# A CUDA kernel's own tiles divide the mask's; it has none below 16, and in float32 none above 64 fit its memory.
+KERNEL_TILE, FLOAT32_KERNEL_TILE, LEAST_TILE, LEAST_HEAD_DIM = 128, 64, 16, 16
+
+# Programs kept for different shapes; past it PyTorch would fall back to the uncompiled path with a log line only.
+MOST_PROGRAMS = 64
+
+
+@dataclass(frozen=True)
+class FlexBackend:
+    """Computes plans whose tiles are equal in size, on CUDA or the CPU; inference only.
+
+    The first call of each shape compiles: seconds on CUDA, up to half a minute on a CPU.
+
+    Args:
+        compiled: False runs FlexAttention's plain path, for debugging: it computes every pair and then masks, right but
+            several times slower than dense attention.
+    """
+
+    compiled: bool = True
+    name: str = "flex"
+
+    def check(self, query: torch.Tensor, plan: AttentionPlan) -> None:
+        """Raise ``ValueError`` if tiles are unequal or too small for a kernel, or if nothing here compiles one."""
+        check_fits(self.name, query, plan)
+        able = "reference" if query.is_cuda else "cpu_gather or reference"
+        if torch.is_grad_enabled() and query.requires_grad:
+            raise ValueError("flex computes no gradients here; call it under torch.no_grad() or use backend=reference")
+        sizes = _tile_sizes(plan, able)
+        if not self.compiled:
+            return
+        if not query.is_cuda:
+            _check_cpu_compiler()
+        elif min(math.gcd(size, KERNEL_TILE) for size in sizes) < LEAST_TILE:
+            raise ValueError(
+                f"flex on CUDA needs tiles that are multiples of {LEAST_TILE}, got {sizes[0]} queries x {sizes[1]} "
+                f"keys; change method.block_size or use backend={able}"
+            )
+        elif query.shape[-1] < LEAST_HEAD_DIM:
+            raise ValueError(
+                f"flex on CUDA needs head_dim >= {LEAST_HEAD_DIM}, got {query.shape[-1]}; use backend={able}"
+            )
+
+    def __call__(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
+    ) -> torch.Tensor:
+        """Return attention under the plan, ``(batch, num_heads, seq_len, head_dim)``. Does not wait for the device."""
+        self.check(query, plan)
+        check_tensors(self.name, query, key, value)
+        batch, num_heads, seq_len, _ = query.shape
+        sizes = _tile_sizes(plan, "reference")
+        tiles = palette(plan, seq_len, sizes, query.device)
+        assignment = plan.assignment.to(query.device)
+        lengths = None
+        if plan.key_lengths is not None:
+            lengths = plan.key_lengths.to(query.device)
+            # Padding may hold anything, and a probability of nothing times NaN is NaN.
+            is_padding = torch.arange(seq_len, device=query.device) >= lengths[:, None]
+            value = value.masked_fill(is_padding[:, None, :, None], 0)
+        block_mask = flex.BlockMask.from_kv_blocks(
+            *tile_lists(tiles, assignment, lengths, sizes[1]),
+            BLOCK_SIZE=sizes,
+            mask_mod=_mask_mod(tiles, assignment.expand(batch, num_heads), lengths, sizes, seq_len),
+            seq_lengths=(seq_len, seq_len),
+            compute_q_blocks=False,
+        )
+        if not self.compiled:
+            with warnings.catch_warnings():
+                # It warns that it is slow; the docstring says so, and the caller chose it.
+                warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+                return flex.flex_attention(query, key, value, block_mask=block_mask)
+        with torch._dynamo.config.patch(recompile_limit=MOST_PROGRAMS, fail_on_recompile_limit_hit=True):
+            return _compiled()(query, key, value, block_mask=block_mask, kernel_options=_kernel_options(query, sizes))
+
+
+def _kernel_options(query: torch.Tensor, sizes: tuple[int, int]) -> dict[str, int] | None:
+    """Return the kernel's own tiles where the mask's are smaller than the usual ones."""
+    if not query.is_cuda or not any(size % KERNEL_TILE for size in sizes):
+        return None
+    most = FLOAT32_KERNEL_TILE if query.element_size() > 2 else KERNEL_TILE
+    return {"BLOCK_M": math.gcd(sizes[0], most), "BLOCK_N": math.gcd(sizes[1], most)}
+
+
+@lru_cache(maxsize=1)
+def _check_cpu_compiler() -> None:
+    """Raise ``ValueError`` if PyTorch cannot compile for the CPU: it wants a C++ compiler and Python's headers."""
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    missing = []
+    if shutil.which(compiler) is None:
+        missing.append(f"the C++ compiler {compiler}")
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        missing.append("Python.h of Python's development files")
+    if missing:
+        raise ValueError(
+            f"flex on a CPU compiles its kernel and finds no {' and no '.join(missing)}; use backend=cpu_gather"
+        )
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Callable[..., torch.Tensor]:
+    return torch.compile(flex.flex_attention, dynamic=False)
+
+
+def _tile_sizes(plan: AttentionPlan, able: str) -> tuple[int, int]:
+    """Return the (query, key) tile size that all masks of the plan share; 128 where nothing has tiles.
+
+    Raises:
+        ValueError: If tiles are unequal within a mask (the last may be shorter) or between masks.
+    """
+    found = set()
+    for pattern in plan.patterns:
+        if pattern.mask is not None:
+            found.add((_tile_size(pattern.mask.query_offsets), _tile_size(pattern.mask.key_offsets)))
+    if any(0 in sizes for sizes in found) or len(found) > 1:
+        raise ValueError(
+            f"flex needs tiles of one size, the same in every mask of the plan, got unequal ones; use backend={able}"
+        )
+    return found.pop() if found else (KERNEL_TILE, KERNEL_TILE)
+
+
+def _tile_size(offsets: torch.Tensor) -> int:
+    """Return the size of all tiles but the last, which is not larger; 0 if there is none such."""
+    sizes = offsets.diff().tolist()
+    if len(sizes) == 1:
+        # One tile that holds everything may be called any size from its own up.
+        return math.ceil(sizes[0] / KERNEL_TILE) * KERNEL_TILE
+    return sizes[0] if set(sizes[:-1]) == {sizes[0]} and 0 < sizes[-1] <= sizes[0] else 0
+
+
+def _mask_mod(
+    tiles: Palette,
+    assignment: torch.Tensor,
+    lengths: torch.Tensor | None,
+    sizes: tuple[int, int],
+    seq_len: int,
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return the mask of the whole plan, the same code for every plan: only the captured tensors differ.
+
+    It equals the tile lists where it stands, not only in partial tiles, because uncompiled FlexAttention ignores them.
+    """
+    state, integers = tiles.state[assignment], tiles.integers[assignment]
+    if lengths is None:
+        lengths = torch.full((assignment.shape[0],), seq_len, device=assignment.device)
+    query_size, key_size = sizes
+
+    def keep(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        tile = state[batch, head, query // query_size, key // key_size]
+        kept = (tile == FULL) | ((tile == PARTIAL) & _pattern_keeps(integers, batch, head, query, key))
+        return kept & (key < lengths[batch])
+
+    return keep
+
+
+def _pattern_keeps(
+    integers: torch.Tensor, batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+) -> torch.Tensor:
+    """``TokenPattern.keep`` with the pattern's integers read from a tensor, without a branch on their values."""
+
+    def of(name: str) -> torch.Tensor:
+        return integers[batch, head, INTEGERS.index(name)]
+
+    from_query, from_key = query - of("query_start"), key - of("key_start")
+    offset = of("query_scale") * (from_query // of("unit")) - of("key_scale") * (from_key // of("unit"))
+    query_in_band = (from_query >= 0) & (query < of("query_stop"))
+    key_in_band = (from_key >= 0) & (key < of("key_stop"))
+    kept = query_in_band & key_in_band & (offset.abs() <= of("half_width"))
+    kept = kept | ((key >= of("sink_start")) & (key < of("sink_stop")))
+    kept = kept | (key_in_band & (of("sink_stride") > 0) & (from_key % of("sink_stride").clamp(min=1) == 0))
+    kept = kept | ((query >= of("text_start")) & (query < of("text_stop")))
+    kept = kept | ((key >= of("text_start")) & (key < of("text_stop")))
+    query_is_valid, key_is_valid = query < of("valid_stop"), key < of("valid_stop")
+    return (kept & query_is_valid & key_is_valid) | (~query_is_valid & ~key_is_valid)

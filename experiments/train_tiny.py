@@ -20,7 +20,7 @@ BANK_SEED, VAE_SEED, UNSEEN_SEED = 1_000_000, 2_000_000, 900_000
 def main() -> None:
     options = _options()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = options.cudnn_benchmark
     torch.set_float32_matmul_precision("high")
     print(f"training on {_name(device)}, torch {torch.__version__}", flush=True)
     piece = Budget(options.seconds - options.reserve)
@@ -74,6 +74,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--captions", type=int, default=64, help="unseen captions of the evaluation")
     parser.add_argument("--calibration", type=int, default=256, help="real clips that the check is tried on; 0: none")
+    parser.add_argument(
+        "--cudnn-benchmark",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="search for the fastest convolutions, once per shape",
+    )
     parser.add_argument("--evaluate", action="store_true", help="generate videos for unseen captions and check them")
     return parser.parse_args()
 
@@ -84,7 +90,7 @@ def _autoencoder(options: argparse.Namespace, piece: Budget, device: torch.devic
     progress = resume.load(options.state, "autoencoder", vae)
     vae.to(device)
     if device.type == "cuda":
-        autoencoder.to_channels_last(vae)
+        autoencoder.make_fast(vae)
     if progress.spent < options.vae_seconds:
         pool = autoencoder.draw_pool(options.pool, VAE_SEED, device)
         budget = Budget(options.vae_seconds, progress.spent, piece.left)

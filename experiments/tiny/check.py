@@ -139,7 +139,7 @@ def _swings(y: np.ndarray) -> int:
     """Count the turns of a height whose swings are larger than half of the least travel."""
     turns, direction, extreme = 0, 0, y[0]
     for value in y[1:]:
-        if direction >= 0 and value > extreme or direction <= 0 and value < extreme:
+        if (direction >= 0 and value > extreme) or (direction <= 0 and value < extreme):
             direction = direction or (1 if value > extreme else -1)
             extreme = value
         elif abs(value - extreme) > MIN_TRAVEL / 2:

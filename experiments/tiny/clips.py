@@ -1,4 +1,4 @@
-"""The little world of the embedded model: bright shapes that move over dark patterned backgrounds, and their captions."""
+"""The little world of the embedded model: bright shapes that move over dark patterned backgrounds, with captions."""
 
 from __future__ import annotations
 

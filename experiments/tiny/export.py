@@ -16,7 +16,7 @@ from experiments.tiny.resume import SHARD_BYTES
 def pipeline(
     vae: AutoencoderKLWan, model: TextToLatents, weights: dict[str, torch.Tensor] | None = None
 ) -> WanPipeline:
-    """Return a WanPipeline of copies, rounded to bf16 as they are stored, in float32; ``weights`` replace the model's."""
+    """Return a float32 WanPipeline of copies rounded to bf16, as they are stored; ``weights`` replace the model's."""
     model = copy.deepcopy(model)
     if weights is not None:
         model.load_state_dict(weights, strict=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,7 @@ def save_state(path: Path, name: str, tensors: dict[str, torch.Tensor], metadata
         target = path / f"{name}-{index}.safetensors"
         partial = target.with_suffix(".partial")
         save_file(shard, partial, metadata | {"shards": str(len(shards))})
-        os.replace(partial, target)
+        partial.replace(target)
 
 
 def load_state(path: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]] | None:

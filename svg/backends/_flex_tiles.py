@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from weakref import WeakKeyDictionary
@@ -51,7 +52,7 @@ def palette(plan: AttentionPlan, seq_len: int, sizes: tuple[int, int], device: t
         entries.append(by_device[device])
     return Palette(
         torch.stack([entry.state for entry in entries]),
-        tuple(map(torch.stack, zip(*(entry.lists for entry in entries), strict=True))),
+        _each_list(lambda part: torch.stack([entry.lists[part] for entry in entries])),
         torch.stack([entry.integers for entry in entries]),
     )
 
@@ -66,14 +67,18 @@ def tile_lists(tiles: Palette, assignment: torch.Tensor, lengths: torch.Tensor |
         key_size: Keys per tile.
     """
     if lengths is None:
-        return tuple(part[assignment] for part in tiles.lists)
+        return _each_list(lambda part: tiles.lists[part][assignment])
     start = torch.arange(tiles.state.shape[2], device=lengths.device) * key_size
     is_cut = (start + key_size > lengths[:, None])[:, None, None, :]
     is_past = (start >= lengths[:, None])[:, None, None, :]
     state = tiles.state.masked_fill(is_past, SKIPPED)
     lists = _lists(torch.where(is_cut & (state == FULL), PARTIAL, state))
     item = torch.arange(lengths.shape[0], device=lengths.device)[:, None]
-    return tuple(part[item, assignment] for part in lists)
+    return _each_list(lambda part: lists[part][item, assignment])
+
+
+def _each_list(make: Callable[[int], torch.Tensor]) -> TileLists:
+    return make(0), make(1), make(2), make(3)
 
 
 @lru_cache(maxsize=16)

@@ -13,7 +13,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from svg.backends._per_head import check_fits, check_tensors, key_limits
 from svg.plan import AttentionPlan
 
-KERNELS = {
+Kernel = Literal["auto", "flash", "cudnn", "efficient", "math"]
+
+KERNELS: dict[str, SDPBackend | None] = {
     "auto": None,
     "flash": SDPBackend.FLASH_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -31,7 +33,7 @@ class SdpaBackend:
             ``"efficient"`` need CUDA.
     """
 
-    kernel: Literal["auto", "flash", "cudnn", "efficient", "math"] = "auto"
+    kernel: Kernel = "auto"
 
     def __post_init__(self) -> None:
         if self.kernel not in KERNELS:

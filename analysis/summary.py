@@ -21,6 +21,7 @@ _FIXED = {
     "generation_s": ("generation_s", None),
     "dense_generation_s": ("dense_generation_s", None),
     "peak_memory_gib": ("peak_memory_gib", None),
+    "fallbacks": ("fallbacks", None),
 }
 QUALITY = ("psnr_db", "ssim", "vmaf", "lpips_alex", "lpips_vgg")
 # How a number is written: its name in a heading, and its format.
@@ -57,7 +58,8 @@ def summary(
         ``dense_backend``, ``environment``, ``runs`` (ids), ``status``, ``error``, ``videos`` (prompts times seeds);
         and for each quantity Q: ``Q`` (mean over videos), ``Q_ci95`` (half of its 95 % interval), ``Q_low``,
         ``Q_high``, ``Q_n`` (values in the mean), ``Q_total``, ``Q_infinite`` (identical videos), ``Q_note`` (why
-        values are missing). Quantities are densities, speed-ups, times, memory and quality. Densities are those of
+        values are missing). Quantities are densities, speed-ups, times, memory, fallbacks
+        (sparse calls that ran dense) and quality. Densities are those of
         the sparse calls, tile by tile unless the name says otherwise.
     """
     facts = describe(runs)

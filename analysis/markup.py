@@ -1,0 +1,247 @@
+"""The parts of the report that are plain HTML and read without scripts: facts, table, times, runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from analysis.payload import PHASES, times
+from analysis.settings import counted, environments, listed
+from analysis.summary import FORMATS, quality_columns
+
+_SPEEDS = ("speedup", "attention_speedup")
+
+
+def facts(runs: pd.DataFrame) -> str:
+    """Return what ran where, as the items of a description list."""
+    found = environments(runs)
+    items = [("Model", listed(runs["model"].dropna()))]
+    for letter, facts_of in found.items():
+        mark = f" {letter}" if len(found) > 1 else ""
+        items.append((f"Machine{mark}", _machine(facts_of)))
+        items.append((f"Code{mark}", _code(facts_of)))
+        versions = [(name.removeprefix("versions."), value) for name, value in facts_of.items() if "versions." in name]
+        chosen = [f"{name} {value}" for name, value in versions if name in ("python", "torch", "diffusers", "cuda")]
+        items.append((f"Versions{mark}", ", ".join(chosen) or "unknown"))
+    items.append(("Made", _period(runs["created"].dropna())))
+    return _items(items)
+
+
+def lead(runs: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Return one line that says how much was run."""
+    failed = int((table["status"] != "complete").sum())
+    prompts = {prompt["prompt_id"] for listed_ in runs["prompts"] if isinstance(listed_, list) for prompt in listed_}
+    seeds = {seed for listed_ in runs["seeds"] if isinstance(listed_, list) for seed in listed_}
+    parts = [counted(len(runs), "run") + (f", {failed} of them failed" if failed else "")]
+    parts += [counted(len(prompts), "prompt"), counted(len(seeds), "seed")]
+    experiments = runs["experiment"].dropna().unique() if "experiment" in runs else []
+    if len(experiments):
+        parts.append(f"experiment {listed(experiments)}")
+    return escape(" · ".join(parts))
+
+
+def summary_table(table: pd.DataFrame, methods: Sequence[str]) -> str:
+    """Return the table of a summary, sortable by its headings."""
+    shown = ["density_executed", *[name for name in _SPEEDS if table[name].notna().any()], *quality_columns(table)]
+    several_models, several_machines = table["model"].nunique() > 1, table["environment"].nunique() > 1
+    texts = ["Method", *(["Model"] if several_models else []), *(["Machine"] if several_machines else [])]
+    numbers = [*(_heading(table, name) for name in shown), "Videos"]
+    notes: dict[str, int] = {}
+    body = []
+    for _, row in table.iterrows():
+        cells = [_method(row, methods)]
+        cells += [_cell(escape(row["model"]), row["model"])] if several_models else []
+        cells += [_cell(row["environment"], row["environment"])] if several_machines else []
+        if row["status"] == "complete":
+            cells += [_number(row, name, table, notes) for name in shown] + [_cell(str(row["videos"]), row["videos"])]
+        else:
+            text = f"<strong>{escape(str(row['status']))}</strong> {escape(row['error'])}"
+            cells.append(f'<td class="error" colspan="{len(shown) + 1}">{text}</td>')
+        body.append(f"<tr{'' if row['status'] == 'complete' else ' class=failed'}>{''.join(cells)}</tr>")
+    head = "".join(
+        f'<th scope="col" data-kind="{kind}"><button type="button">{escape(text)}</button></th>'
+        for kind, group in (("text", texts), ("number", numbers))
+        for text in group
+    )
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    grid = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return (
+        f'<div class="scroll" tabindex="0" role="group" aria-label="Table of all settings">{grid}</div>'
+        f'<p class="hint">{escape(_legend(table))}</p>' + (f'<ol class="notes">{items}</ol>' if notes else "")
+    )
+
+
+def time_bars(measurements: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Return a bar a setting: mean seconds of one generation by phase, and a mark where its dense twin ended."""
+    rows = [(row, times(measurements, row)) for _, row in table.iterrows() if row["status"] == "complete"]
+    rows = [(row, phases) for row, phases in rows if phases]
+    if not rows:
+        return '<p class="empty">No phases were timed.</p>'
+    dense = [0.0 if pd.isna(row["dense_generation_s"]) else row["dense_generation_s"] for row, _ in rows]
+    longest = max(*dense, *(sum(phases.values()) for _, phases in rows))
+    names = list(dict.fromkeys(name for _, phases in rows for name in phases))
+    bars = []
+    for (row, phases), twin in zip(rows, dense, strict=True):
+        parts = "".join(
+            f'<i class="phase-{_phase(name)}" style="width:{100 * seconds / longest:.3f}%" data-tip="{escape(name)}: '
+            f'{seconds:.2f} s, {seconds / sum(phases.values()):.0%}"></i>'
+            for name, seconds in phases.items()
+        )
+        mark = f'<b style="left:{100 * twin / longest:.3f}%" data-tip="dense twin: {twin:.2f} s"></b>' if twin else ""
+        said = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in phases.items())
+        bars.append(
+            f'<li><span class="name">{escape(row["label"])}</span>'
+            f'<span class="bar" role="img" aria-label="{escape(said)}; dense twin {twin:.2f} s">{parts}{mark}</span>'
+            f'<span class="seconds">{sum(phases.values()):.2f} s</span></li>'
+        )
+    legend = "".join(f'<li class="phase-{_phase(name)}">{escape(name)}</li>' for name in names)
+    hint = "Mean seconds of one generation, warm-up and compilation apart. The mark is the dense twin's time."
+    return f'<p class="hint">{hint}</p><ul class="legend phases">{legend}</ul><ol class="bars">{"".join(bars)}</ol>'
+
+
+def run_details(runs: pd.DataFrame, labels: dict[str, str]) -> str:
+    """Return every run as an element to unfold: its command, its configuration, where it ran."""
+    parts = []
+    for _, run in runs.sort_values("created", kind="stable").iterrows():
+        config, provenance = _nested(run, "config."), _nested(run, "provenance.")
+        overrides = run["overrides"] if isinstance(run["overrides"], list) else []
+        facts_of = {
+            "run": run["run_id"],
+            "status": run["status"],
+            "error": run["error.message"],
+            "made": run["created"],
+            "backend": run["backend"],
+            "dense backend": run["dense_backend"],
+            "configuration": run.get("config_hash"),
+            "folder": run["path"],
+        }
+        items = _items((name, str(value)) for name, value in facts_of.items() if not pd.isna(value))
+        blocks = [("Overrides", shlex.join(overrides)), ("Command of the process", provenance.pop("command", ""))]
+        blocks += [("Configuration", _json(config)), ("Provenance", _json(provenance))]
+        text = "".join(f"<h4>{name}</h4><pre tabindex=0>{escape(block)}</pre>" for name, block in blocks if block)
+        flag = "" if run["status"] == "complete" else f" <strong>{escape(run['status'])}</strong>"
+        label = escape(labels.get(run["run_id"], run["run_id"]))
+        parts.append(
+            f"<details><summary>{label} <code>{escape(run['run_id'])}</code>{flag}</summary>"
+            f'<dl class="facts">{items}</dl>{text}</details>'
+        )
+    return "".join(parts)
+
+
+def links(sections: Iterable[tuple[str, str]]) -> str:
+    """Return links to sections, given as (id, title)."""
+    return "".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in sections)
+
+
+def left_out_text(names: Sequence[str], max_mb: float) -> str:
+    """Return a sentence that says which videos were left out; empty where none was."""
+    if not names:
+        return ""
+    some = "; ".join(names[:6]) + ("; …" if len(names) > 6 else "")
+    return escape(f" {counted(len(names), 'pair')} of videos left out to keep this file below {max_mb:g} MB: {some}.")
+
+
+def _items(items: Iterable[tuple[str, str]]) -> str:
+    return "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in items)
+
+
+def _machine(facts_of: dict[str, Any]) -> str:
+    parts = [str(facts_of.get("cpu.name", "unknown CPU"))]
+    parts += [counted(facts_of["cpu.cores"], "core")] if "cpu.cores" in facts_of else []
+    parts += [counted(facts_of["threads"], "thread")] if "threads" in facts_of else []
+    gpu = f"{facts_of['gpu.name']}, driver {facts_of.get('gpu.driver', '?')}" if "gpu.name" in facts_of else "no GPU"
+    return f"{', '.join(parts)}; {gpu}"
+
+
+def _code(facts_of: dict[str, Any]) -> str:
+    if "commit" not in facts_of:
+        return "not from a git checkout"
+    changes = f" with uncommitted changes ({str(facts_of.get('diff_sha256', ''))[:8]})" if facts_of.get("dirty") else ""
+    return f"commit {facts_of['commit'][:10]}{changes}"
+
+
+def _period(created: pd.Series) -> str:
+    if created.empty:
+        return "unknown"
+    first, last = (f"{time:%Y-%m-%d %H:%M}" for time in (created.min(), created.max()))
+    return f"{first} UTC" if first == last else f"{first} to {last[11:] if first[:10] == last[:10] else last} UTC"
+
+
+def _heading(table: pd.DataFrame, name: str) -> str:
+    text = FORMATS[name][0]
+    twins = table["dense_backend"].unique()
+    return f"{text} vs {twins[0]}" if name == "speedup" and len(twins) == 1 else text[0].upper() + text[1:]
+
+
+def _cell(text: str, value: Any, tip: str = "") -> str:
+    shown = "" if value is None or pd.isna(value) else escape(str(value))
+    return f'<td data-value="{shown}"{_tip(tip)}>{text}</td>'
+
+
+def _tip(text: str) -> str:
+    return f' tabindex="0" data-tip="{escape(text)}"' if text else ""
+
+
+def _method(row: pd.Series, methods: Sequence[str]) -> str:
+    texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in row["knobs"].items()}
+    knobs = "".join(f'<span class="knob">{escape(name)} <b>{escape(text)}</b></span>' for name, text in texts.items())
+    color = f"--swatch:var(--method-{list(methods).index(row['method']) % 8})" if row["method"] in methods else ""
+    name = f'<span class="method" style="{color}">{escape(str(row["method"]))}</span>'
+    return f'<th scope="row" data-value="{escape(row["label"])}">{name}{knobs}</th>'
+
+
+def _number(row: pd.Series, name: str, table: pd.DataFrame, notes: dict[str, int]) -> str:
+    note, value, template = row[f"{name}_note"], row[name], FORMATS[name][1]
+    if pd.isna(value):
+        if not note:
+            return _cell("–", None)
+        if row[f"{name}_infinite"] == row[f"{name}_total"]:
+            return _cell("∞", "1e999", f"identical to the dense video, {counted(row[f'{name}_total'], 'time')}")
+        return _cell(f'<span class="none">n/a{_footnote(name, note, notes)}</span>', None)
+    text = escape(template.format(value))
+    if not pd.isna(row[f"{name}_ci95"]):
+        text += f" <small>± {escape(template.format(row[f'{name}_ci95']).rstrip('×'))}</small>"
+    if name == "speedup" and table["dense_backend"].nunique() > 1:
+        text += f" <small>{escape(row['dense_backend'])}</small>"
+    low, high = (template.format(row[f"{name}_{end}"]) for end in ("low", "high"))
+    tip = f"mean of {counted(row[f'{name}_n'], 'video')}, from {low} to {high}"
+    if name == "density_executed" and not pd.isna(row["density_executed_token"]):
+        tip += f"; by token {row['density_executed_token']:.3f}, overall {row['density_overall']:.3f}"
+    return _cell(text + (_footnote(name, note, notes) if note else ""), f"{value:.10g}", tip)
+
+
+def _footnote(name: str, note: str, notes: dict[str, int]) -> str:
+    return f"<sup>{notes.setdefault(f'{FORMATS[name][0]}: {note}', len(notes) + 1)}</sup>"
+
+
+def _legend(table: pd.DataFrame) -> str:
+    text = (
+        "Density: share of query-key pairs computed in sparse calls, tile by tile. ± is half of the 95 % interval of the "
+        "mean over videos (prompts times seeds), from 3 videos up. ∞: identical to the dense video, in no mean."
+    )
+    if table["environment"].nunique() > 1:
+        text += " Letters: other machines, versions or code; times of two letters do not compare."
+    return text
+
+
+def _phase(name: str) -> int:
+    return PHASES.index(name) if name in PHASES else len(PHASES)
+
+
+def _nested(run: pd.Series, prefix: str) -> dict[str, Any]:
+    values = {name.removeprefix(prefix): value for name, value in run.items() if str(name).startswith(prefix)}
+    return {name: value for name, value in values.items() if isinstance(value, list) or not pd.isna(value)}
+
+
+def _json(values: dict[str, Any]) -> str:
+    texts = {name: json.dumps(value, default=_plain, ensure_ascii=False) for name, value in values.items()}
+    return "\n".join(f"{name}: {text}" for name, text in texts.items())
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)

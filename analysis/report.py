@@ -1,0 +1,142 @@
+"""Prints the table of the runs in a folder and writes their report, one HTML file that needs no network.
+
+    python -m analysis.report RUNS_DIR [--output FILE] [--max-mb 25]
+
+The last line printed is the path of the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import load, markup
+from analysis.payload import payload
+from analysis.settings import listed
+from analysis.summary import summary
+from analysis.table import print_summary
+from svg.results import RecordError
+
+_SCRIPTS = ("common.js", "player.js", "charts.js", "heads.js")
+_SECTIONS = {
+    "table": "Table",
+    "videos": "Videos",
+    "charts": "Quality and speed",
+    "heads": "Heads",
+    "time": "Time",
+    "runs": "Runs",
+}
+
+
+def render(measurements: pd.DataFrame, runs: pd.DataFrame, max_mb: float = 25) -> str:
+    """Return the report as one HTML text.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+        max_mb: The file's size in megabytes; videos that would exceed it are left out, and named.
+    """
+    table = summary(measurements, runs)
+    content, _ = payload(measurements, runs, max_bytes=0)
+    parts = {
+        "title": f"{listed(runs['model'].dropna())}: sparse against dense",
+        "heading": f"{listed(runs['model'].dropna())}, sparse against dense",
+    }
+    parts = {name: escape(text) for name, text in parts.items()} | {
+        "lead": markup.lead(runs, table),
+        "facts": markup.facts(runs),
+        "nav": markup.links(_SECTIONS.items()),
+        "table": markup.summary_table(table, content["methods"]),
+        "time": markup.time_bars(measurements, table),
+        "runs": markup.run_details(runs, {run: row.label for row in table.itertuples() for run in row.runs}),
+        "footer": "Made by analysis.report from the records beside it.",
+        "css": _template("report.css"),
+        "js": "\n".join(_template(name) for name in _SCRIPTS),
+    }
+    rest = sum(len(text.encode()) for text in (*parts.values(), _script_json(content)))
+    content, left_out = payload(measurements, runs, max_bytes=int(max_mb * 1e6) - rest - 100_000)
+    parts |= {"left_out": markup.left_out_text(left_out, max_mb), "data": _script_json(content)}
+    # In one pass: a prompt may hold what looks like a slot.
+    return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], _template("report.html"))
+
+
+def write_report(runs_dir: str | Path, output: str | Path | None = None, max_mb: float = 25) -> Path:
+    """Print the table of the runs below ``runs_dir`` and write their report.
+
+    Args:
+        runs_dir: A folder of records.
+        output: Where to write; ``report.html`` in ``runs_dir`` by default.
+        max_mb: See `render`.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        RecordError: If there is no run, a run is damaged, or the report cannot be written.
+    """
+    runs = load.runs(runs_dir)
+    damaged = runs[runs["status"] == "damaged"]
+    if len(damaged):
+        raise RecordError(f"{damaged['error.message'].iloc[0]}; delete {damaged['path'].iloc[0]} or make the run again")
+    measurements = load.measurements(runs_dir)
+    print_summary(summary(measurements, runs), runs)
+    target = Path(output) if output is not None else Path(runs_dir) / "report.html"
+    try:
+        _write(target, render(measurements, runs, max_mb))
+    except OSError as error:
+        raise RecordError(f"--output {target} cannot be written: {error.strerror}") from error
+    return target
+
+
+def _write(target: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".html")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+        Path(name).chmod(0o644)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _template(name: str) -> str:
+    return resources.files("analysis").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _script_json(value: object) -> str:
+    """JSON that may stand in a script element, whatever a prompt says."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.report", description="Table and HTML report of runs.")
+    parser.add_argument("runs_dir", metavar="RUNS_DIR", help="folder of the records")
+    parser.add_argument("--output", metavar="FILE", help="the report; RUNS_DIR/report.html by default")
+    parser.add_argument("--max-mb", type=float, default=25, metavar="MB", help="greatest size of the report (25)")
+    options = parser.parse_args(arguments)
+    try:
+        path = write_report(options.runs_dir, options.output, options.max_mb)
+    except RecordError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print()
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

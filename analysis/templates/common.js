@@ -1,0 +1,69 @@
+// What every part of the report uses: the data, elements, number texts, the tooltip, the sortable table.
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = (id) => document.getElementById(id);
+const runById = new Map(data.runs.map((run) => [run.id, run]));
+
+function element(name, attributes = {}, ...children) {
+  const isSvg = ["svg", "g", "rect", "line", "path", "circle", "text", "polyline", "title"].includes(name);
+  const node = isSvg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) if (value != null) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+}
+
+function fillSelect(select, choices, chosen) {
+  select.replaceChildren(...choices.map(([value, text]) => element("option", { value }, text)));
+  if (choices.some(([value]) => value === chosen)) select.value = chosen;
+}
+
+const number = (value, digits) => (value == null ? "–" : value.toFixed(digits));
+const percent = (share) => `${Math.round(100 * share)} %`;
+
+function onNewWidth(node, draw) {
+  let width = node.clientWidth;
+  new ResizeObserver(() => {
+    if (node.clientWidth === width) return;
+    width = node.clientWidth;
+    requestAnimationFrame(draw);
+  }).observe(node);
+}
+
+function showTip(target) {
+  const tip = $("tip"), box = target.getBoundingClientRect();
+  tip.textContent = target.dataset.tip;
+  tip.hidden = false;
+  const left = Math.min(Math.max(8, box.left + box.width / 2 - tip.offsetWidth / 2), innerWidth - tip.offsetWidth - 8);
+  const above = box.top - tip.offsetHeight - 8;
+  tip.style.left = `${left}px`;
+  tip.style.top = `${above > 4 ? above : box.bottom + 8}px`;
+}
+
+for (const [start, end] of [["pointerover", "pointerout"], ["focusin", "focusout"]]) {
+  document.addEventListener(start, (event) => {
+    const target = event.target.closest?.("[data-tip]");
+    if (target?.dataset.tip) showTip(target);
+  });
+  document.addEventListener(end, () => { $("tip").hidden = true; });
+}
+document.addEventListener("scroll", () => { $("tip").hidden = true; }, { capture: true, passive: true });
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") $("tip").hidden = true; });
+
+// Rows without a number stay last in either direction.
+function sortBy(heading) {
+  const table = heading.closest("table"), index = heading.cellIndex;
+  const descending = heading.getAttribute("aria-sort") === "ascending";
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  const key = (row) => row.cells[index]?.dataset.value ?? "";
+  const compare = (a, b) => (heading.dataset.kind === "text" ? a.localeCompare(b, "en", { numeric: true }) : a - b);
+  const rows = [...table.tBodies[0].rows].sort((a, b) => {
+    const [one, two] = [key(a), key(b)];
+    if (one === "" || two === "") return (one === "") - (two === "");
+    return descending ? compare(two, one) : compare(one, two);
+  });
+  table.tBodies[0].append(...rows);
+}
+for (const button of document.querySelectorAll("th button")) {
+  button.addEventListener("click", () => sortBy(button.closest("th")));
+}

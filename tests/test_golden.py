@@ -1,4 +1,4 @@
-"""Numbers of the reference code, worked out or measured on it, at the sizes of the real models; and the paper's relations."""
+"""Numbers of the reference code, worked out or measured on it, at the sizes of the real models; and its relations."""
 
 from __future__ import annotations
 

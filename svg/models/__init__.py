@@ -7,6 +7,11 @@ import pkgutil
 from typing import Any
 
 
+def known_pipelines() -> list[str]:
+    """Return the names of all pipeline classes that an adapter here knows, sorted."""
+    return sorted(name for module in _modules() for name in module.PIPELINES)
+
+
 def adapter_for(pipeline: Any) -> Any:
     """Return the adapter of a diffusers pipeline.
 
@@ -15,10 +20,13 @@ def adapter_for(pipeline: Any) -> Any:
     Raises:
         ValueError: If no model family knows the pipeline's class.
     """
-    known = []
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        known += module.PIPELINES
+    for module in _modules():
         if type(pipeline).__name__ in module.PIPELINES:
             return next(value for name, value in vars(module).items() if name.endswith("Adapter"))()
-    raise ValueError(f"no model adapter knows {type(pipeline).__name__}; known pipelines: {', '.join(sorted(known))}")
+    raise ValueError(
+        f"no model adapter knows {type(pipeline).__name__}; known pipelines: {', '.join(known_pipelines())}"
+    )
+
+
+def _modules() -> list[Any]:
+    return [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]

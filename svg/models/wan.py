@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,37 @@ class WanAdapter:
         _, _, frames, height, width = inputs["hidden_states"].shape
         patch_frames, patch_height, patch_width = transformer.config.patch_size
         return TokenLayout(frames // patch_frames, (height // patch_height) * (width // patch_width))
+
+    def check_size(self, pipeline: Any, height: int, width: int, num_frames: int) -> None:
+        """Raise ``ValueError`` unless the model takes videos of this size; the pipeline itself would round it.
+
+        Args:
+            pipeline: A Wan pipeline.
+            height, width: Pixels.
+            num_frames: Frames of the video, not of the latents.
+        """
+        config = pipeline.transformer.config
+        per_latent = pipeline.vae_scale_factor_temporal
+        if (num_frames - 1) % per_latent:
+            nearest = max(0, round((num_frames - 1) / per_latent)) * per_latent + 1
+            raise ValueError(
+                f"model.num_frames is {num_frames}; this model takes {per_latent}k + 1 frames, such as {nearest}"
+            )
+        # 16: diffusers' own rule, whatever the autoencoder's factor.
+        counts = [(num_frames - 1) // per_latent + 1]
+        for name, pixels, patch in (("height", height, config.patch_size[1]), ("width", width, config.patch_size[2])):
+            multiple = math.lcm(16, pipeline.vae_scale_factor_spatial * patch)
+            if pixels % multiple:
+                nearest = max(1, round(pixels / multiple)) * multiple
+                raise ValueError(
+                    f"model.{name} is {pixels}; this model takes multiples of {multiple}, such as {nearest}"
+                )
+            counts.append(pixels // (pipeline.vae_scale_factor_spatial * patch))
+        for name, count in zip(("num_frames", "height", "width"), counts, strict=True):
+            if count > config.rope_max_seq_len:
+                raise ValueError(
+                    f"model.{name} makes {count} positions; this model knows at most {config.rope_max_seq_len}"
+                )
 
     def processor(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> WanSelfAttention:
         return WanSelfAttention(attend, stock)

@@ -43,7 +43,8 @@ class RunWriter:
     """Writes one run; inside the ``with`` block add rows and videos, at its end the run appears whole.
 
     An error inside the block is recorded, as a run of status ``failed`` with what was measured until then, and goes
-    on its way. A full disk, and a person's interrupt, leave no run. A complete run is never replaced, a failed one is.
+    on its way. A full disk, and a person's interrupt, leave no run. A failed run is replaced; a complete one only where
+    ``overwrite`` is asked for, and only by a complete one.
 
     Args:
         runs_dir: Folder of all runs; made if missing.
@@ -55,6 +56,7 @@ class RunWriter:
         seeds: Seeds of the generations.
         overrides: The command line's overrides.
         experiment: Name of the experiment, if the run belongs to one.
+        overwrite: Whether a run that is there and complete is replaced, once this one is complete too.
 
     Raises:
         RunExists: On entry, if the run is there and complete.
@@ -78,6 +80,7 @@ class RunWriter:
         seeds: Sequence[int],
         overrides: Sequence[str] = (),
         experiment: str | None = None,
+        overwrite: bool = False,
     ) -> None:
         _check_name("run_id", run_id)
         self.path = Path(runs_dir) / run_id
@@ -98,6 +101,7 @@ class RunWriter:
         )
         # Found now, not after an hour of generation.
         canonical_json(asdict(self._record))
+        self._overwrite, self._replaces_complete = overwrite, False
         self._rows: list[Measurement] = []
         self._videos: list[Video] = []
         self._partial = partial_folder(self.path)
@@ -127,7 +131,7 @@ class RunWriter:
     ) -> None:
         try:
             full = storage_error(error)
-            if full is None and (error is None or isinstance(error, Exception)):
+            if full is None and (error is None or (isinstance(error, Exception) and not self._replaces_complete)):
                 self._commit(error)
             elif full is not None and not isinstance(error, RecordError):
                 raise self._refusal(full) from error
@@ -196,7 +200,9 @@ class RunWriter:
         if not (self.path / RUN_FILE).is_file():
             raise RecordError(f"{self.path} holds something that is not a run; choose another runs_dir or run_id")
         if read_run(self.path).status == "complete":
-            raise RunExists(f"run {self._record.run_id} is already complete in {self.path}", self.path)
+            if not self._overwrite:
+                raise RunExists(f"run {self._record.run_id} is already complete in {self.path}", self.path)
+            self._replaces_complete = True
 
     def _refusal(self, error: OSError) -> RecordError:
         why = error.strerror or str(error)

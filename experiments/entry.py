@@ -1,0 +1,135 @@
+"""The way in from the command line: Hydra composes the settings, and what a user can cause ends in one line."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from experiments import schema
+from experiments.schema import Config
+from svg.results import RecordError
+
+# Lines of Hydra's messages that help nobody who only set a value.
+_NOISE = (
+    "Config search path:",
+    "full_key:",
+    "object_type=",
+    "reference_type=",
+    "provider=",
+    "Set the environment",
+    "See https://",
+    "To append to your config",
+)
+USER_ERRORS = (ValueError, RecordError, HydraException, OmegaConfBaseException, OSError)
+
+
+def command(task: Callable[[Config, Any], None]) -> Callable[[], None]:
+    """Make a command of a function of (settings, names): errors become one line and exit status 2."""
+    schema.register()
+
+    @wraps(task)
+    def job(config: DictConfig) -> None:
+        names = _names()
+        try:
+            task(typed(config), names)
+        except USER_ERRORS as error:
+            if process.pid != os.getpid() or process.wants_traceback:
+                raise
+            # Kept from Hydra, which would print lines of its own.
+            process.failures += 1
+            _say(f"{' '.join(names.overrides)}: {one_line(error)}" if names.is_sweep else one_line(error))
+
+    main = hydra.main(config_path="../conf", config_name="config", version_base="1.3")(job)
+
+    def run() -> None:
+        process.pid, process.failures = os.getpid(), 0
+        process.wants_traceback = os.environ.get("SVG_TRACEBACK", "0") not in ("", "0")
+        # Hydra then raises instead of printing several lines of its own.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        # Hydra wants its own options before the settings.
+        sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+        try:
+            main()
+        except USER_ERRORS as error:
+            if process.wants_traceback:
+                raise
+            _say(one_line(error))
+            sys.exit(2)
+        except KeyboardInterrupt:
+            _say("interrupted; finished runs are kept, the same command goes on")
+            sys.exit(130)
+        if process.failures:
+            sys.exit(2)
+
+    return run
+
+
+@dataclass
+class _Process:
+    """The process that the command started; a parallel launcher's workers are others, and hand their errors back."""
+
+    pid: int = 0
+    failures: int = 0
+    wants_traceback: bool = False
+
+
+process = _Process()
+
+
+def typed(config: DictConfig) -> Config:
+    """Return composed settings as a checked object.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        OmegaConfBaseException: If one is missing or of the wrong type.
+    """
+    settings = OmegaConf.to_object(config)
+    assert isinstance(settings, Config), "config.yaml begins with the schema"
+    return settings
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message in one line, without what only Hydra's authors need."""
+    cause = error.__cause__ if isinstance(error, HydraException) else error
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.key is not None:
+        known = [str(name) for name in cause.parent_node or ()]
+        place = cause.full_key or str(cause.key)
+        near = difflib.get_close_matches(str(cause.key), known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known here are {', '.join(sorted(known)) or 'none'}"
+        return f"{place} is no setting; {hint}"
+    lines = []
+    for line in str(error).splitlines():
+        line = line.strip()
+        if not line.startswith(_NOISE):
+            lines.append(line)
+    return " ".join(" ".join(lines).split()) or type(error).__name__
+
+
+def _names() -> Any:
+    from experiments.runner import Names
+
+    hydra_config = HydraConfig.get()
+    choices = hydra_config.runtime.choices
+    return Names(
+        model=choices["model"],
+        method=choices["method"],
+        overrides=list(hydra_config.overrides.task),
+        experiment=choices.get("experiment"),
+        is_sweep=hydra_config.mode == RunMode.MULTIRUN,
+    )
+
+
+def _say(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)

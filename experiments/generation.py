@@ -1,0 +1,168 @@
+"""One generation, timed: a pipeline under a method and two backends, from explicit noise to uint8 frames."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+import svg
+from experiments.schema import ModelConfig
+from svg.cost.clock import Clock, PhaseClock
+from svg.cost.memory import peak_gib, reset_peak
+from svg.models import adapter_for
+from svg.receipt import Receipt
+from svg.schedule import DenseSchedule
+from svg.video import to_uint8
+
+PHASES = ("attention", "profiling", "reordering")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one call of the pipeline gave and took. Times are seconds.
+
+    Args:
+        frames: uint8 (frames, height, width, 3); None where nothing was decoded.
+        total_s: The whole call: text encoding, denoising, decoding.
+        encode_s: Until the first forward of the transformer.
+        step_s: Every denoising step.
+        decode_s: After the last step.
+        spans: Every span of the phases attention, profiling and reordering, in the order of the attention calls.
+        peak_gib: Most memory held meanwhile.
+        receipt: What ran.
+    """
+
+    frames: np.ndarray | None
+    total_s: float
+    encode_s: float
+    step_s: tuple[float, ...]
+    decode_s: float
+    spans: dict[str, list[float]]
+    peak_gib: float
+    receipt: Receipt
+
+    @property
+    def denoise_s(self) -> float:
+        return sum(self.step_s)
+
+    def timing(self) -> dict[str, Any]:
+        """Return the times and calls as plain values, for the store of dense twins."""
+        return {
+            "total_s": self.total_s,
+            "encode_s": self.encode_s,
+            "step_s": list(self.step_s),
+            "decode_s": self.decode_s,
+            "attention_s": self.spans.get("attention", []),
+            "calls": [[call.step, call.layer, call.branch, call.backend] for call in self.receipt.calls],
+            "peak_gib": self.peak_gib,
+        }
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A pipeline with the settings that all generations of a run share."""
+
+    pipeline: Any
+    model: ModelConfig
+    device: torch.device
+
+    def __call__(
+        self,
+        prompt: str,
+        seed: int,
+        method: Any,
+        backend: Any,
+        dense_backend: Any,
+        *,
+        num_inference_steps: int | None = None,
+        decodes: bool = True,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> Generation:
+        """Generate one video.
+
+        Args:
+            prompt: Text.
+            seed: Seed of the initial noise, together with the prompt, and of what the method draws.
+            method, backend, dense_backend: As ``svg.attach`` takes them.
+            num_inference_steps: In place of the model's.
+            decodes: Whether latents become frames.
+            on_step: Called after every denoising step.
+        """
+        clock = Clock(self.device)
+        phases, marks, first = PhaseClock(clock), [], []
+
+        def after_step(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            marks.append(clock.mark())
+            on_step()
+            return values
+
+        def before_forward(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+            if not first:
+                first.append(clock.mark())
+
+        settings = {
+            "prompt": prompt,
+            "negative_prompt": self.model.negative_prompt,
+            "height": self.model.height,
+            "width": self.model.width,
+            "num_frames": self.model.num_frames,
+            "num_inference_steps": num_inference_steps or self.model.num_inference_steps,
+            "guidance_scale": self.model.guidance_scale,
+            "generator": noise_generator(prompt, seed),
+            "callback_on_step_end": after_step,
+            "output_type": "pt" if decodes else "latent",
+        }
+        if self.model.max_sequence_length is not None:
+            settings["max_sequence_length"] = self.model.max_sequence_length
+        known = inspect.signature(self.pipeline.__call__).parameters
+        settings = {name: value for name, value in settings.items() if name in known}
+        transformers = adapter_for(self.pipeline).transformers(self.pipeline)
+        hooks = [transformer.register_forward_pre_hook(before_forward) for transformer in transformers]
+        reset_peak(self.device)
+        try:
+            with svg.attach(self.pipeline, method, backend, dense_backend, seed=seed, phases=phases) as run:
+                clock.wait()
+                start = clock.mark()
+                video = self.pipeline(**settings).frames
+                stop = clock.mark()
+                clock.wait()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        between = [*first, *marks]
+        return Generation(
+            frames=to_uint8(video[0].permute(0, 2, 3, 1)) if decodes else None,
+            total_s=clock.seconds(start, stop),
+            encode_s=clock.seconds(start, first[0]),
+            step_s=tuple(clock.seconds(a, b) for a, b in pairwise(between)),
+            decode_s=clock.seconds(marks[-1], stop),
+            spans=phases.spans(),
+            peak_gib=peak_gib(self.device),
+            receipt=run.receipt,
+        )
+
+
+def noise_generator(prompt: str, seed: int) -> torch.Generator:
+    """Return the CPU generator of the initial noise: of the prompt's text and the seed, wherever the prompt stands."""
+    digest = hashlib.sha256(f"{seed}\0{prompt}".encode()).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+@dataclass(frozen=True)
+class FromTheFirstStep:
+    """A method without its dense steps, so that a warm-up of one step reaches its sparse path."""
+
+    method: Any
+
+    def dense_schedule(self, num_steps: int, num_layers: int, timesteps: Sequence[float]) -> DenseSchedule:
+        return DenseSchedule(0, self.method.dense_schedule(num_steps, num_layers, timesteps).dense_layers)
+
+    def plan(self, inputs: Any, context: Any) -> Any:
+        return self.method.plan(inputs, context)

@@ -1,0 +1,153 @@
+"""Loads a diffusers pipeline from a folder, or from Hugging Face at a pinned revision; safetensors only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.schema import ModelConfig
+from svg import models
+
+PROJECT = Path(__file__).resolve().parent.parent
+# Files up to this size are hashed whole, greater ones in evenly spaced slices.
+WHOLE_BYTES, SLICE_BYTES, SLICES = 64 * 2**20, 2**16, 256
+
+
+def find_folder(model: ModelConfig) -> Path:
+    """Return the local folder of a model's pipeline, downloading it where ``model.revision`` is given.
+
+    A relative path is looked for in the working directory, then in the project.
+
+    Raises:
+        ValueError: If the family is not implemented, the folder is missing, or the download fails.
+    """
+    if model.pipeline not in models.known_pipelines():
+        known = ", ".join(models.known_pipelines())
+        raise ValueError(f"model.pipeline={model.pipeline} is not implemented; implemented are: {known}")
+    if model.revision is not None:
+        return _download(model)
+    for folder in (Path(model.path), PROJECT / model.path):
+        if folder.is_dir():
+            check_folder(folder)
+            return folder.resolve()
+    raise ValueError(
+        f"model.path={model.path} is not a folder; give the folder of a diffusers pipeline, or a Hugging Face id "
+        f"together with model.revision"
+    )
+
+
+def _download(model: ModelConfig) -> Path:
+    from diffusers import DiffusionPipeline
+
+    try:
+        folder = DiffusionPipeline.download(model.path, revision=model.revision, use_safetensors=True)
+    except Exception as error:
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(f"model.path={model.path} at model.revision={model.revision} cannot be had: {why}") from error
+    return Path(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ``ValueError`` unless every part that ``model_index.json`` names is there with all of its weights."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ValueError(f"model.path={folder} holds no model_index.json; it is no folder of a diffusers pipeline")
+    parts = _read_json(index)
+    for part, kind in parts.items():
+        if part.startswith("_") or not isinstance(kind, list) or kind[0] is None:
+            continue
+        if not (folder / part).is_dir():
+            raise ValueError(f"model.path={folder} is half there: its part {part} is missing")
+        if "tokenizer" in part or "scheduler" in part or "processor" in part:
+            continue
+        if not (folder / part / "config.json").is_file():
+            raise ValueError(f"model.path={folder} is half there: {part}/config.json is missing")
+        _check_weights(folder, part)
+
+
+def _check_weights(folder: Path, part: str) -> None:
+    names = {file.name for file in (folder / part).glob("*.safetensors")}
+    for index in (folder / part).glob("*.safetensors.index.json"):
+        lacking = sorted(set(_read_json(index).get("weight_map", {}).values()) - names)
+        if lacking:
+            raise ValueError(f"model.path={folder} is half there: {part}/{lacking[0]} is missing")
+    if not names:
+        raise ValueError(f"model.path={folder} has no safetensors in {part}; other formats are not loaded")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.path={file.parent}: {file.name} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"model.path={file.parent}: {file.name} is damaged")
+    return content
+
+
+def load_pipeline(model: ModelConfig, device: torch.device) -> tuple[Any, str]:
+    """Return a model's pipeline on a device, and the fingerprint of its files; loaded once for a sweep in one process.
+
+    Raises:
+        ValueError: As ``find_folder`` does, or if the files cannot be loaded.
+    """
+    folder = find_folder(model)
+    marks = tuple((file.as_posix(), file.stat().st_mtime_ns) for file in _files(folder))
+    return _load(model.pipeline, folder, model.dtype, model.vae_dtype or model.dtype, model.flow_shift, device, marks)
+
+
+@lru_cache(maxsize=1)
+def _load(
+    name: str, folder: Path, dtype: str, vae_dtype: str, flow_shift: float | None, device: torch.device, marks: tuple
+) -> tuple[Any, str]:
+    import diffusers
+    import transformers
+
+    # Their bars count files; ours counts what takes time.
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    types = {"default": getattr(torch, dtype), "vae": getattr(torch, vae_dtype)}
+    try:
+        pipeline = getattr(diffusers, name).from_pretrained(
+            folder, dtype=types, use_safetensors=True, local_files_only=True
+        )
+    except Exception as error:
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(f"model.path={folder} cannot be loaded as {name}: {why}") from error
+    if flow_shift is not None:
+        pipeline.scheduler = with_flow_shift(pipeline.scheduler, flow_shift)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device), fingerprint(folder)
+
+
+def with_flow_shift(scheduler: Any, flow_shift: float) -> Any:
+    """Return a scheduler like this one with another shift of its flow."""
+    name = next((name for name in ("flow_shift", "shift") if name in scheduler.config), None)
+    if name is None:
+        raise ValueError(f"model.flow_shift is {flow_shift}, but {type(scheduler).__name__} has none; set it to null")
+    return type(scheduler).from_config(scheduler.config, **{name: flow_shift})
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix in (".json", ".safetensors") and file.is_file())
+
+
+def fingerprint(folder: Path) -> str:
+    """Return 32 hex digits that change with the weights or the settings of a pipeline's folder."""
+    digest = hashlib.sha256()
+    for file in _files(folder):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            if size <= WHOLE_BYTES:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+                continue
+            for index in range(SLICES):
+                stream.seek((size - SLICE_BYTES) * index // (SLICES - 1))
+                digest.update(stream.read(SLICE_BYTES))
+    return digest.hexdigest()[:32]

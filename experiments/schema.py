@@ -1,0 +1,134 @@
+"""The typed settings of every experiment: a misspelt key or a value out of range is refused wherever it was written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+DTYPES = ("float32", "bfloat16", "float16")
+TRACKING_MODES = ("off", "offline", "online")
+
+
+@dataclass
+class ModelConfig:
+    """Which pipeline generates, and the sampler's settings."""
+
+    # Class of the pipeline in diffusers.
+    pipeline: str = MISSING
+    path: str = MISSING
+    revision: str | None = None
+    dtype: str = "float32"
+    vae_dtype: str | None = None
+    num_inference_steps: int = MISSING
+    height: int = MISSING
+    width: int = MISSING
+    num_frames: int = MISSING
+    fps: float = 16.0
+    guidance_scale: float = MISSING
+    negative_prompt: str = ""
+    max_sequence_length: int | None = None
+    flow_shift: float | None = None
+    # What a method's setting is where the method leaves it null.
+    method_defaults: dict[str, Any] = field(default_factory=dict)
+    # What svg_upstream needs to know of the model family.
+    upstream: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("num_inference_steps", "height", "width", "num_frames"):
+            _at_least(f"model.{name}", getattr(self, name), 1)
+        if self.max_sequence_length is not None:
+            _at_least("model.max_sequence_length", self.max_sequence_length, 1)
+        _in_range("model.fps", self.fps, 0, 1000)
+        _at_least("model.guidance_scale", self.guidance_scale, 0)
+        if self.flow_shift is not None:
+            _in_range("model.flow_shift", self.flow_shift, 0, 100)
+        _one_of("model.dtype", self.dtype, DTYPES)
+        _one_of("model.vae_dtype", self.vae_dtype, (None, *DTYPES))
+
+
+@dataclass
+class PromptsConfig:
+    """Which prompts: a list of texts, or a file with one a line, which then takes the list's place."""
+
+    texts: list[str] = field(default_factory=list)
+    path: str | None = None
+
+
+@dataclass
+class QualityConfig:
+    """How a sparse video is compared with its dense twin."""
+
+    metrics: list[str] = field(default_factory=lambda: ["psnr", "ssim", "lpips_alex", "lpips_vgg", "vmaf"])
+    protocols: list[str] = field(default_factory=lambda: ["standard"])
+    lpips_trunk_dir: str | None = None
+
+
+@dataclass
+class TrackingConfig:
+    """Where a finished record is copied to."""
+
+    mode: str = "off"
+    project: str = "sparse-videogen"
+    entity: str | None = None
+    dir: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("tracking.mode", self.mode, TRACKING_MODES)
+
+
+@dataclass
+class Config:
+    """All settings of one run."""
+
+    model: ModelConfig = MISSING
+    # The class `_target_` and its fields; checked against the class itself, so that a new method needs no line here.
+    method: dict[str, Any] = field(default_factory=dict)
+    # A backend's name and its fields, checked in the same way.
+    backend: dict[str, Any] = field(default_factory=dict)
+    dense_backend: str = "auto"
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+    seeds: list[int] = field(default_factory=lambda: [0])
+    device: str = "auto"
+    threads: int | None = None
+    runs_dir: str = "runs"
+    store_dir: str | None = None
+    run_id: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise ValueError("seeds is empty; give at least one, such as seeds=[0]")
+        for seed in self.seeds:
+            if not 0 <= seed < 2**63:
+                raise ValueError(f"seeds holds {seed}; a seed must be in [0, 2**63)")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds is {self.seeds}; no seed may stand in it twice")
+        if self.threads is not None:
+            _at_least("threads", self.threads, 1)
+
+
+def register() -> None:
+    """Put the schema where Hydra finds it; ``conf/config.yaml`` begins with it."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+def _in_range(name: str, value: float, above: float, most: float) -> None:
+    if not above < value <= most:
+        raise ValueError(f"{name} is {value}; it must be greater than {above} and at most {most}")
+
+
+def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        words = ", ".join("null" if choice is None else str(choice) for choice in allowed)
+        raise ValueError(f"{name} is {value!r}; it must be one of {words}")

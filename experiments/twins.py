@@ -1,0 +1,104 @@
+"""Dense twins: the same noise under full attention, from the store or made, with times of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.generation import Generation, Generator
+from svg import provenance
+from svg.methods.dense import Dense
+from svg.receipt import Call, Receipt
+from svg.store import DenseStore, Entry
+
+# Facts of a machine without which a time, or a rounding, is another one.
+MACHINE = ("versions", "cpu", "gpu", "threads", "hostname_hash")
+# Sampler settings that decide the pixels of a dense generation.
+SAMPLER = (
+    "num_inference_steps",
+    "height",
+    "width",
+    "num_frames",
+    "guidance_scale",
+    "negative_prompt",
+    "max_sequence_length",
+    "flow_shift",
+    "dtype",
+    "vae_dtype",
+)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A dense generation: uint8 frames (frames, height, width, 3) and ``Generation.timing``."""
+
+    frames: np.ndarray
+    timing: dict[str, Any]
+
+    def as_generation(self) -> Generation:
+        """Return the twin as what a run of the method ``dense`` generates: it is one already."""
+        receipt = Receipt(num_steps=len(self.timing["step_s"]))
+        for step, layer, branch, backend in self.timing["calls"]:
+            receipt.calls.append(Call(step, layer, branch, backend, True, 1.0, 1.0, [["dense"]], {}))
+        return Generation(
+            frames=self.frames,
+            total_s=self.timing["total_s"],
+            encode_s=self.timing["encode_s"],
+            step_s=tuple(self.timing["step_s"]),
+            decode_s=self.timing["decode_s"],
+            spans={"attention": list(self.timing["attention_s"])},
+            peak_gib=self.timing["peak_gib"],
+            receipt=receipt,
+        )
+
+
+class Twins:
+    """Hands out dense twins.
+
+    Args:
+        root: Folder of the store.
+        fingerprint: Of the model's files.
+    """
+
+    def __init__(self, root: Path, fingerprint: str) -> None:
+        self._store, self._fingerprint = DenseStore(root), fingerprint
+
+    def get(
+        self, generator: Generator, dense_backend: Any, prompt: str, seed: int, on_step: Callable[[], None]
+    ) -> Twin:
+        """Return the twin of a prompt and seed, made now where the store has none from this very machine."""
+        key = DenseStore.key(self._identity(generator, dense_backend, prompt, seed))
+        entry = self._store.get(key)
+        if entry is None:
+            with self._store.making(key):
+                entry = self._store.get(key) or self._make(key, generator, dense_backend, prompt, seed, on_step)
+        return Twin(entry.video(), entry.meta)
+
+    def _make(
+        self,
+        key: str,
+        generator: Generator,
+        dense_backend: Any,
+        prompt: str,
+        seed: int,
+        on_step: Callable[[], None],
+    ) -> Entry:
+        made = generator(prompt, seed, Dense(), dense_backend, dense_backend, on_step=on_step)
+        assert made.frames is not None
+        return self._store.put(key, made.frames, fps=generator.model.fps, meta=made.timing())
+
+    def _identity(self, generator: Generator, dense_backend: Any, prompt: str, seed: int) -> dict[str, Any]:
+        machine = provenance.collect(())
+        return {
+            "model": self._fingerprint,
+            "sampler": {name: getattr(generator.model, name) for name in SAMPLER},
+            "prompt": prompt,
+            "seed": seed,
+            "backend": dense_backend.name,
+            "device": str(generator.device),
+            "machine": {name: machine[name] for name in MACHINE},
+        }

@@ -1,0 +1,153 @@
+"""Before anything is timed: one dense and one sparse step, the shapes they show, and a check of the output."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from experiments.generation import FromTheFirstStep, Generator
+from svg import backends
+from svg.cost.flops import forward_flops, video_pflops
+from svg.cost.verify import CheckedBackend
+from svg.methods.dense import Dense
+from svg.models import adapter_for
+from svg.plan import AttentionPlan
+from svg.receipt import Receipt
+from svg.results import Measurement
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one dense step shows of a model.
+
+    Args:
+        shape: ``(batch, num_heads, seq_len, head_dim)`` of a self-attention call.
+        num_layers: Self-attention calls of one forward.
+        forward_flops: Operations of one dense forward; None where they could not be counted.
+        reason: Why not.
+    """
+
+    shape: tuple[int, int, int, int]
+    num_layers: int
+    forward_flops: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """A warmed-up run. Times are seconds; ``compile_s`` is the part of ``warmup_s`` spent compiling."""
+
+    probe: Probe
+    warmup_s: float
+    compile_s: float
+    checked: int
+
+    def rows(self, receipt: Receipt, key: Mapping[str, Any]) -> Iterator[Measurement]:
+        """Yield what the warm-up took, and a generation's operations."""
+        seconds = {"unit": "s", "higher_is_better": False, **key}
+        yield Measurement(quantity="warmup_s", value=self.warmup_s, **seconds)
+        yield Measurement(quantity="compile_s", value=self.compile_s, **seconds)
+        shared = {"unit": "PFLOP", "higher_is_better": False, **key}
+        if self.probe.forward_flops is None:
+            missing = {"value": None, "n": 0, "status": "unavailable", "reason": self.probe.reason}
+            yield Measurement(quantity="pflops_dense", **missing, **shared)
+            yield Measurement(quantity="pflops_sparse", **missing, **shared)
+            return
+        batch, num_heads, seq_len, head_dim = self.probe.shape
+        width, densities = batch * num_heads * head_dim, [call.density_tile for call in receipt.calls]
+        dense, sparse = video_pflops(self.probe.forward_flops, seq_len, width, self.probe.num_layers, densities)
+        yield Measurement(quantity="pflops_dense", value=dense, **shared)
+        yield Measurement(quantity="pflops_sparse", value=sparse, **shared)
+
+
+@dataclass
+class _Recording:
+    """A dense backend that notes the shape of the calls."""
+
+    backend: Any
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.backend.name
+
+    def check(self, query: torch.Tensor, plan: AttentionPlan) -> None:
+        self.backend.check(query, plan)
+
+    def __call__(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
+    ) -> torch.Tensor:
+        self.shapes.append(tuple(query.shape))
+        return self.backend(query, key, value, plan)
+
+
+_probes: WeakKeyDictionary[torch.nn.Module, dict[tuple[Any, ...], Probe]] = WeakKeyDictionary()
+_warm: WeakKeyDictionary[torch.nn.Module, set[tuple[Any, ...]]] = WeakKeyDictionary()
+
+
+def probe(generator: Generator, prompt: str) -> Probe:
+    """Run one dense step and return what it shows; once in a process for each model and size."""
+    model = generator.model
+    transformer = adapter_for(generator.pipeline).transformers(generator.pipeline)[0]
+    size = (model.height, model.width, model.num_frames, model.guidance_scale, str(generator.device))
+    known = _probes.setdefault(transformer, {})
+    if size not in known:
+        inputs: list[dict[str, Any]] = []
+
+        def before_forward(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not inputs:
+                inputs.append(dict(kwargs))
+
+        backend = _Recording(backends.get("sdpa"))
+        hook = transformer.register_forward_pre_hook(before_forward, with_kwargs=True)
+        try:
+            # A GPU's decoder is slow the first time; a CPU's is not, and costs as much as a sparse generation.
+            decodes = generator.device.type == "cuda"
+            generator(prompt, 0, Dense(), backend, backend, num_inference_steps=1, decodes=decodes)
+        finally:
+            hook.remove()
+        layers = len(adapter_for(generator.pipeline).self_attentions(transformer))
+        known[size] = Probe(backend.shapes[0], layers, *_count(transformer, inputs[0]))
+    return known[size]
+
+
+def _count(transformer: torch.nn.Module, inputs: dict[str, Any]) -> tuple[float | None, str | None]:
+    try:
+        return forward_flops(transformer, inputs), None
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        # Without weights some model's own code may not run; the run is worth having without this number.
+        return None, f"the operations of {type(transformer).__name__} cannot be counted: {' '.join(str(error).split())}"
+
+
+def warm_up(generator: Generator, method: Any, backend: Any, dense_backend: Any, prompt: str) -> WarmUp:
+    """Run one step of every kind that will be timed, and check the sparse backend's output meanwhile.
+
+    Raises:
+        ValueError: If the method or the backend refuses the model's sequence.
+        RuntimeError: If the backend's output is wrong.
+    """
+    found = probe(generator, prompt)
+    start, compiled = time.perf_counter(), compile_seconds()
+    transformer = adapter_for(generator.pipeline).transformers(generator.pipeline)[0]
+    warm = _warm.setdefault(transformer, set())
+    if (found.shape, dense_backend.name) not in warm and dense_backend.name != "sdpa":
+        generator(prompt, 0, Dense(), dense_backend, dense_backend, num_inference_steps=1, decodes=False)
+        warm.add((found.shape, dense_backend.name))
+    checked = CheckedBackend(backend)
+    if not isinstance(method, Dense):
+        sparse = FromTheFirstStep(method)
+        generator(prompt, 0, sparse, checked, dense_backend, num_inference_steps=1, decodes=False)
+    return WarmUp(found, time.perf_counter() - start, compile_seconds() - compiled, checked.checked)
+
+
+def compile_seconds() -> float:
+    """Return the seconds that torch has spent compiling in this process so far."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    times = getattr(dynamo, "compilation_time_metrics", {}).get("entire_frame_compile", [])
+    return float(sum(times))

@@ -1,0 +1,34 @@
+"""Peak memory of a piece of work: of the GPU where it runs on one, else of the whole process."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+GIB = 2**30
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin a new measurement; where the system cannot forget an old peak, the peak stays the process's."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    # Not Linux, or not allowed: peak_gib then speaks for the process's whole life.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_gib(device: torch.device) -> float:
+    """Return the most memory held since ``reset_peak``, in GiB: allocated on the GPU, or resident in the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / GIB
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return (peak if sys.platform == "darwin" else peak * 1024) / GIB

@@ -1,0 +1,85 @@
+"""Checks what a backend computed against plain attention on a few queries, before its time is believed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from svg.plan import AttentionPlan
+
+# Greatest error allowed, as a share of the greatest value: a few times the rounding of one product of this type.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+ROWS = 32
+
+
+@dataclass
+class CheckedBackend:
+    """Runs a backend and compares its first output of each palette with plain attention on sampled queries.
+
+    Raises ``RuntimeError`` at the first output that is wrong. For warm-ups; not for what is timed.
+    """
+
+    backend: Any
+    name: str = ""
+    checked: int = 0
+    _seen: set[tuple[str, ...]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.backend.name
+
+    def check(self, query: torch.Tensor, plan: AttentionPlan) -> None:
+        self.backend.check(query, plan)
+
+    def __call__(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
+    ) -> torch.Tensor:
+        output = self.backend(query, key, value, plan)
+        palette = tuple(sorted(pattern.name for pattern in plan.patterns))
+        if palette not in self._seen:
+            self._seen.add(palette)
+            self.checked += 1
+            error, allowed = attention_error(query, key, value, plan, output)
+            # Written so that a NaN fails.
+            if not error <= allowed:
+                raise RuntimeError(
+                    f"backend {self.name} is wrong on this machine: its output differs from plain attention by "
+                    f"{error:.3g}, at most {allowed:.3g} is rounding; its time means nothing"
+                )
+        return output
+
+
+def attention_error(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan, output: torch.Tensor
+) -> tuple[float, float]:
+    """Return the greatest error of ``output`` on evenly spaced queries, and what rounding may explain.
+
+    All tensors are ``(batch, num_heads, seq_len, head_dim)`` in the plan's order.
+    """
+    batch, num_heads, seq_len, head_dim = query.shape
+    rows = torch.linspace(0, seq_len - 1, min(ROWS, seq_len), device=query.device).round().long()
+    keys = torch.arange(seq_len, device=query.device)
+    keeps = torch.stack(
+        [
+            torch.ones(len(rows), seq_len, dtype=torch.bool, device=query.device)
+            if pattern.mask is None
+            else pattern.mask.keep(rows[:, None], keys[None, :])
+            for pattern in plan.patterns
+        ]
+    )
+    keep = keeps[plan.assignment.to(query.device).expand(batch, num_heads)]
+    if plan.key_lengths is not None:
+        keep = keep & (keys < plan.key_lengths.to(query.device)[:, None])[:, None, None, :]
+    error = allowed = 0.0
+    for item in range(batch):
+        for head in range(num_heads):
+            scores = query[item, head, rows].double() @ key[item, head].double().T * head_dim**-0.5
+            scores = scores.masked_fill(~keep[item, head], -torch.inf)
+            expected = scores.softmax(-1).nan_to_num(0) @ value[item, head].double()
+            difference = (output[item, head, rows].double() - expected).abs().max().item()
+            if difference != difference:
+                return difference, TOLERANCE[query.dtype]
+            error = max(error, difference)
+            allowed = max(allowed, TOLERANCE[query.dtype] * value[item, head].abs().max().item())
+    return error, allowed

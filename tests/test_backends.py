@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import time
 import weakref
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from svg import backends
-from svg.backends import cpu_gather, flex
+from svg.backends import _flex_tiles, cpu_gather, flex
 from svg.block_mask import BlockMask, tile_offsets
 from svg.layout import TokenLayout
 from svg.palette import Geometry, head_patterns
@@ -278,6 +279,28 @@ def test_the_tile_budget_computes_no_pair_that_the_plan_does_not_keep():
         assert computed <= 17 / 16 * pattern.mask.computed_pairs()
 
 
+@pytest.mark.parametrize("lengths", [None, torch.tensor([SEQ_LEN, 37]), torch.tensor([0, 64])], ids=str)
+def test_the_tile_lists_of_flex_hold_what_can_be_met_and_call_full_what_needs_no_mask(lengths):
+    plan = CASES["a_choice_per_item_and_head"]()
+    tiles = _flex_tiles.palette(plan, SEQ_LEN, (32, 16), torch.device("cpu"))
+    lists = _flex_tiles.tile_lists(tiles, plan.assignment, lengths, 16)
+    positions = torch.arange(SEQ_LEN)
+    for item in range(BATCH):
+        for head in range(NUM_HEADS):
+            keep = plan.patterns[int(plan.assignment[item, head])].keep(positions[:, None], positions[None, :])
+            keep &= positions < (SEQ_LEN if lengths is None else lengths[item])
+            partial_counts, partial, full_counts, full = (part[item, head] for part in lists)
+            for row in range(3):
+                queries = slice(32 * row, 32 * row + 32)
+                listed_full = full[row, : full_counts[row]].tolist()
+                listed = listed_full + partial[row, : partial_counts[row]].tolist()
+                for tile in range(6):
+                    kept = keep[queries, 16 * tile : 16 * tile + 16]
+                    assert tile in listed or not kept.any()
+                    assert tile not in listed_full or kept.all()
+                assert len(set(listed)) == len(listed)
+
+
 @pytest.mark.slow
 def test_flex_compiled_on_a_cpu_is_right_and_compiles_once_for_all_plans_of_a_shape():
     torch._dynamo.reset()
@@ -297,3 +320,48 @@ def test_flex_compiled_on_a_cpu_is_right_and_compiles_once_for_all_plans_of_a_sh
         assert_right(compute(backend, plan, torch.float32, "cpu"), plan, torch.float32)
         programs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert programs == [programs[0]] * 5
+    plan = CASES["lengths_that_leave_some_queries_without_keys"]()
+    assert_right(compute(backend, plan, torch.bfloat16, "cpu"), plan, torch.bfloat16)
+
+
+def attention_plans(block_size: int, rounding: str) -> dict[str, AttentionPlan]:
+    """Return the plans of Sparse VideoGen for the embedded model: 17 frames of 240 tokens, 4 heads."""
+    palette = head_patterns(TokenLayout(17, 240), Geometry(0.25, block_size, rounding))
+    heads = {"spatial": [0, 0, 0, 0], "temporal": [1, 1, 1, 1], "mixed": [0, 1, 1, 0]}
+    return {name: AttentionPlan(palette, torch.tensor([chosen])) for name, chosen in heads.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.timing
+@pytest.mark.parametrize("block_size", [32, 64])
+def test_cpu_gather_takes_at_most_a_share_of_sdpas_time_at_a_quarter_of_the_pairs_on_one_thread(block_size):
+    """Measured on an idle core: 2.9 to 3.2 times faster. A busy neighbour takes cache from both; the claim is 2.6."""
+    plans, threads = attention_plans(block_size, "tile"), torch.get_num_threads()
+    query, key, value = (torch.randn(1, 4, 4080, 64) for _ in range(3))
+    sdpa, sparse = backends.get("sdpa"), backends.get("cpu_gather")
+    torch.set_num_threads(1)
+    try:
+        best = dict.fromkeys(["dense", *plans], float("inf"))
+        for _ in range(12):
+            for name in best:
+                plan, backend = (AttentionPlan.dense(), sdpa) if name == "dense" else (plans[name], sparse)
+                start = time.perf_counter()
+                backend(query, key, value, plan)
+                best[name] = min(best[name], time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    for name in plans:
+        assert best["dense"] / best[name] >= 2.6, f"{name}: {best[name] * 1e3:.0f} of {best['dense'] * 1e3:.0f} ms"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rounding", ["tile", "token"])
+def test_cpu_gather_equals_the_judge_on_the_plans_of_the_embedded_models_size(rounding):
+    query, key, value = (torch.randn(1, 4, 4080, 64, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    for block_size in (32, 64):
+        plan = attention_plans(block_size, rounding)["mixed"]
+        exact = backends.get("reference")(query.double(), key.double(), value.double(), plan)
+        eager_error = (backends.get("reference")(query, key, value, plan) - exact).abs()
+        error = (backends.get("cpu_gather")(query, key, value, plan) - exact).abs()
+        assert error.max() <= 2 * eager_error.max()
+        assert error.square().mean() <= 4 * eager_error.square().mean()

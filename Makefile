@@ -21,6 +21,7 @@ help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Build the environment .venv (about two minutes the first time)
+	@echo "The environment $(VENV) is ready"
 
 $(READY): pyproject.toml constraints.txt tools/setup_environment.py
 	@if [ -z "$(PYTHON)" ]; then \

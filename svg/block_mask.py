@@ -178,6 +178,7 @@ def _classify(pattern: TokenPattern, query_offsets: torch.Tensor, key_offsets: t
     touches_key, inside_key = _overlap(key_from, key_to, pattern.key_start, pattern.key_stop)
     low, high = _band_difference(pattern, query_from, query_to, key_from, key_to)
     some = touches_query & touches_key & (low <= pattern.half_width) & (high >= -pattern.half_width)
+    some = some & (pattern.half_width >= 0)
     every = inside_query & inside_key & (low >= -pattern.half_width) & (high <= pattern.half_width)
 
     for touches, inside in (
@@ -237,10 +238,10 @@ def _tiles_by_distance(
     distance = distance.masked_fill(~(in_queries & in_keys), torch.inf)
 
     kept = in_queries & in_keys & (distance == distance.amin(1, keepdim=True))
-    for start, stop, low, high in (
+    for start, stop, range_start, range_stop in (
         (key_from, key_to, pattern.sink_start, pattern.sink_stop),
         (key_from, key_to, pattern.text_start, pattern.text_stop),
         (query_from, query_to, pattern.text_start, pattern.text_stop),
     ):
-        kept = kept | _overlap(start, stop, low, high)[0]
+        kept = kept | _overlap(start, stop, range_start, range_stop)[0]
     return kept, distance

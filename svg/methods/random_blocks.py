@@ -13,7 +13,7 @@ from svg.bands import BandMethod
 from svg.block_mask import BlockMask, tile_offsets
 from svg.context import AttentionContext
 from svg.layout import TokenLayout
-from svg.pattern import band, density_too_low
+from svg.pattern import Sink, band, density_too_low
 from svg.plan import AttentionInputs, AttentionPlan, HeadPattern
 from svg.tile_choice import choose_tiles, evenly_over_rows, pattern_tiles, tile_areas
 
@@ -52,5 +52,6 @@ class RandomBlocks(BandMethod):
 
     def always_kept(self, layout: TokenLayout) -> torch.Tensor:
         """Return the tiles of text, first frame and diagonal, bool ``(query_tiles, key_tiles)``."""
-        sink, half_width = ("none", -1) if self.pure else (self.sink, 0)
-        return pattern_tiles(band(layout, "spatial", sink=sink, half_width=half_width), self.block_size)
+        sink: Sink = "none" if self.pure else self.sink
+        pattern = band(layout, "spatial", sink=sink, half_width=-1 if self.pure else 0)
+        return pattern_tiles(pattern, self.block_size)

@@ -1,4 +1,4 @@
-"""The palette: roundings, what is shared between calls, and the reference code's profiled masks built block by block."""
+"""The palette: roundings, what calls share, and the reference code's profiled masks built block by block."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def train(
             output, mean, log_variance = reconstruct(vae, video)
         error = output - video
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        loss = error.abs().mean() + 4 * error.square().mean() + 1e-5 * divergence
+        loss = error.abs().mean() + 10 * error.square().mean() + 1e-5 * divergence
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)

@@ -20,6 +20,8 @@ COLOURS = {
     "magenta": (0.92, 0.15, 0.85),
     "white": (0.97, 0.97, 0.97),
 }
+# Half-width of an edge in pixels.
+EDGE = 1.2
 SHAPES = ("circle", "square", "triangle")
 SIZES = {"small": 12.0, "medium": 16.5, "big": 22.0}
 MOTIONS = ("moves left", "moves right", "moves up", "moves down", "spins", "grows", "shrinks", "bounces")
@@ -198,7 +200,7 @@ def _backgrounds(scenes: list[Scene], rng: random.Random, device: torch.device |
 
 
 def _paint(video: torch.Tensor, tracks: list[_Track | None]) -> None:
-    """Paint one thing into each clip that has it, with edges one pixel soft and a shade from top to bottom."""
+    """Paint one thing into each clip that has it, with edges as soft as a lens makes them and a shade from top to bottom."""
     present = [index for index, track in enumerate(tracks) if track is not None]
     if not present:
         return
@@ -219,7 +221,7 @@ def _paint(video: torch.Tensor, tracks: list[_Track | None]) -> None:
     distances = torch.stack([circle, square, triangle], 1)
     shape = torch.tensor([track.shape for track in shown], device=video.device)
     distance = distances[torch.arange(len(shown), device=video.device), shape]
-    alpha = (0.5 - distance).clamp(0, 1)[:, None]
+    alpha = (0.5 - 0.5 * (distance / EDGE).tanh())[:, None]
     shade = (1 - 0.12 * (dy / radius).clamp(-1, 1))[:, None].clamp(max=1.0)
     colour = torch.tensor([track.colour for track in shown], device=video.device)[:, :, None, None, None]
     index = torch.tensor(present, device=video.device)

@@ -13,6 +13,7 @@ import torch
 
 from svg import backends
 from svg.backends import _flex_tiles, cpu_gather, flex
+from svg.backends._threads import run_jobs
 from svg.block_mask import BlockMask, tile_offsets
 from svg.layout import TokenLayout
 from svg.palette import Geometry, head_patterns
@@ -269,6 +270,35 @@ def test_rows_are_computed_once_for_a_mask_and_forgotten_with_it():
     del mask, plan
     gc.collect()
     assert remembered() is None
+
+
+@pytest.fixture
+def set_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("case", ["everything_beside_a_single_tile", "svg_exact_to_the_token", "everything"])
+@pytest.mark.parametrize("num_threads", [2, 7])
+def test_cpu_gather_gives_the_same_bits_on_any_number_of_threads(case, num_threads, set_threads):
+    plan, tensors_in = CASES[case](), tensors(torch.float32)
+    set_threads(1)
+    alone = backends.get("cpu_gather")(*tensors_in, plan)
+    set_threads(num_threads)
+    with torch.inference_mode():
+        together = backends.get("cpu_gather")(*tensors_in, plan)
+    assert torch.equal(alone, together)
+    assert torch.get_num_threads() == num_threads
+
+
+def test_each_job_has_one_torch_thread_and_a_failing_job_is_heard(set_threads):
+    set_threads(2)
+    seen = []
+    run_jobs([lambda: seen.append(torch.get_num_threads())] * 8)
+    assert seen == [1] * 8
+    with pytest.raises(ZeroDivisionError):
+        run_jobs([lambda: None, lambda: 1 / 0, lambda: None])
 
 
 def test_the_tile_budget_computes_no_pair_that_the_plan_does_not_keep():

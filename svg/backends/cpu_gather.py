@@ -2,18 +2,22 @@
 
 Each row of tiles is three steps on one score buffer that stays in the core's cache: scores of its key ranges, softmax,
 weighted sum of their values. Neighbouring tiles are one range, read in place; a row of many short ranges gathers its
-keys and values first. All matrix products are PyTorch's own. What depends on the mask alone is kept while it lives.
+keys and values first. All matrix products are PyTorch's own, each on one thread; heads run beside each other. What
+depends on the mask alone is kept while it lives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from svg.backends._per_head import check_fits, check_tensors, heads_by_pattern
+from svg.backends._threads import run_jobs
 from svg.backends._tile_rows import TileRow, tile_rows
 from svg.block_mask import BlockMask
 from svg.plan import AttentionPlan
@@ -55,15 +59,37 @@ class CpuGatherBackend:
         check_tensors(self.name, query, key, value)
         batch, num_heads, seq_len, _ = query.shape
         output = torch.empty_like(query)
+        jobs: list[Callable[[], None]] = []
+        # Two parts of work for every thread, cut where there are too few heads for that.
+        parts = max(1, round(2 * torch.get_num_threads() / (batch * num_heads)))
         for item, pattern, heads, limit in heads_by_pattern(plan, batch, num_heads, seq_len):
             rows = None if pattern.mask is None else _rows(pattern.mask, limit)
             for head in heads:
                 tensors = query[item, head], key[item, head, :limit], value[item, head, :limit], output[item, head]
-                if rows is None:
-                    _attend_everything(*tensors)
-                else:
-                    _attend_rows(*tensors, rows)
+                jobs.extend(_jobs(*tensors, rows, parts))
+        run_jobs(jobs)
         return output
+
+
+def _jobs(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    output: torch.Tensor,
+    rows: list[TileRow] | None,
+    parts: int,
+) -> Iterator[Callable[[], None]]:
+    """Yield what fills ``output`` ``(seq_len, head_dim)`` of one head, in so many parts; without rows it is dense."""
+    if rows is None:
+        size = -(-query.shape[0] // parts)
+        for queries, out in zip(query.split(size), output.split(size), strict=True):
+            yield partial(_attend_everything, queries, key, value, out)
+        return
+    size = -(-len(rows) // parts)
+    for first in range(0, len(rows), size):
+        some = rows[first : first + size]
+        part = slice(some[0].query_start, some[-1].query_stop)
+        yield partial(_attend_rows, query[part], key, value, output[part], some)
 
 
 def _rows(mask: BlockMask, key_length: int) -> list[TileRow]:
@@ -85,7 +111,7 @@ def _attend_everything(query: torch.Tensor, key: torch.Tensor, value: torch.Tens
 def _attend_rows(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, output: torch.Tensor, rows: list[TileRow]
 ) -> None:
-    """Fill ``output`` ``(seq_len, head_dim)`` of one head."""
+    """Fill ``output`` ``(queries, head_dim)``, the queries of some rows of one head."""
     dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
     query, key, value = query.to(dtype) * query.shape[-1] ** -0.5, key.to(dtype), value.to(dtype)
     result = output if output.dtype == dtype else torch.empty_like(output, dtype=dtype)

@@ -37,24 +37,31 @@ class TorchOperations:
             key: ``(batch, num_heads, seq_len, head_dim)``, all keys.
             value: The same shape.
             keeps: One bool mask ``(rows, seq_len)`` per pattern.
-            dtype: Precision of scores, probabilities and errors; None is the inputs' own, as in the reference code.
+            dtype: Precision of scores, probabilities and errors. None is the inputs' own with a softmax per pattern, to
+                the rounding what the reference code does; otherwise patterns share one softmax and renormalise it.
             key_lengths: ``(batch,)``; keys at or past it get no attention under any pattern.
 
         Returns:
-            ``(patterns, batch, num_heads)``, the mean over rows and head_dim.
+            ``(patterns, batch, num_heads)``, the mean over rows and head_dim. A row of which a pattern keeps less
+            probability than the dtype can hold counts as zero output; if dtype is None, as NaN where it keeps no key.
 
         Source: arXiv:2502.01776, online profiling.
         """
-        dtype = query.dtype if dtype is None else dtype
+        shares_softmax = dtype is not None
+        dtype = dtype or query.dtype
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         scores = (query @ key.transpose(-1, -2)).mul_(query.shape[-1] ** -0.5)
         padding = _padding(key_lengths, key.shape[2], key.device)
         if padding is not None:
             scores.masked_fill_(padding, -torch.inf)
-        full = scores.softmax(-1) @ value
+        probability = scores.softmax(-1)
+        full = _renormalised(probability, value) if shares_softmax else probability @ value
         errors = []
         for keep in keeps:
-            output = scores.masked_fill(~keep.to(scores.device), -torch.inf).softmax(-1) @ value
+            if shares_softmax:
+                output = _renormalised(probability * keep.to(scores.device), value)
+            else:
+                output = scores.masked_fill(~keep.to(scores.device), -torch.inf).softmax(-1) @ value
             errors.append((output - full).square().mean((-1, -2)))
         return torch.stack(errors)
 
@@ -92,6 +99,11 @@ class TorchOperations:
             in_query_tile = _membership(edges - edges[0], query.device)
             chunks.append((in_query_tile.T @ scores.softmax(-1)) @ in_key_tile)
         return torch.cat(chunks, 2)
+
+
+def _renormalised(probability: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return the weighted mean of the values. Full attention goes through it too, so what keeps all has no error."""
+    return (probability @ value) / probability.sum(-1, keepdim=True).clamp(min=torch.finfo(probability.dtype).tiny)
 
 
 def _padding(key_lengths: torch.Tensor | None, seq_len: int, device: torch.device) -> torch.Tensor | None:

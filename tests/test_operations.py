@@ -45,6 +45,21 @@ def test_errors_are_mean_squares_over_rows_and_channels(key_lengths):
         assert torch.allclose(error, (masked - full).square().mean((-1, -2)), rtol=1e-10)
 
 
+def test_a_row_without_a_kept_key_counts_as_zero_output_or_as_nan_as_in_the_reference_code():
+    query, key, value = tensors()
+    nothing = torch.zeros(LENGTH, LENGTH, dtype=torch.bool)
+    full = probabilities(query, key) @ value
+    error = TorchOperations().pattern_errors(query, key, value, [nothing], torch.float64)[0]
+    assert torch.allclose(error, full.square().mean((-1, -2)), rtol=1e-10)
+    assert TorchOperations().pattern_errors(query, key, value, [nothing], None).isnan().all()
+
+
+def test_both_ways_to_an_error_agree():
+    query, key, value = tensors()
+    found = [TorchOperations().pattern_errors(query, key, value, some_keeps(LENGTH), x) for x in (torch.float64, None)]
+    assert torch.allclose(*found, rtol=1e-10)
+
+
 def test_a_pattern_that_keeps_everything_has_no_error():
     query, key, value = tensors()
     keeps = [torch.ones(LENGTH, LENGTH, dtype=torch.bool)]

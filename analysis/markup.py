@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.payload import PHASES, times
 from analysis.settings import counted, environments, listed
+from analysis.statistics import Values
 from analysis.summary import FORMATS, quality_columns
 
+PHASES = ("attention", "profiling", "reordering", "rest")
 _SPEEDS = ("speedup", "attention_speedup")
 
 
@@ -78,7 +79,8 @@ def summary_table(table: pd.DataFrame, methods: Sequence[str]) -> str:
 
 def time_bars(measurements: pd.DataFrame, table: pd.DataFrame) -> str:
     """Return a bar a setting: mean seconds of one generation by phase, and a mark where its dense twin ended."""
-    rows = [(row, times(measurements, row)) for _, row in table.iterrows() if row["status"] == "complete"]
+    values = Values(measurements)
+    rows = [(row, _times(values, row["runs"])) for _, row in table.iterrows() if row["status"] == "complete"]
     rows = [(row, phases) for row, phases in rows if phases]
     if not rows:
         return '<p class="empty">No phases were timed.</p>'
@@ -221,12 +223,22 @@ def _footnote(name: str, note: str, notes: dict[str, int]) -> str:
 
 def _legend(table: pd.DataFrame) -> str:
     text = (
-        "Density: share of query-key pairs computed in sparse calls, tile by tile. ± is half of the 95 % interval of the "
-        "mean over videos (prompts times seeds), from 3 videos up. ∞: identical to the dense video, in no mean."
+        "Density: share of query-key pairs computed in sparse calls, tile by tile. ± is half of the 95 % interval of "
+        "the mean over videos (prompts times seeds), from 3 videos up. ∞: identical to the dense video, in no mean."
     )
     if table["environment"].nunique() > 1:
         text += " Letters: other machines, versions or code; times of two letters do not compare."
     return text
+
+
+def _times(values: Values, runs: Sequence[str]) -> dict[str, float]:
+    """Mean seconds of one generation by phase."""
+    found: dict[str, list[float]] = {}
+    for value in values.select(runs, "phase_s", None):
+        if value.value is not None:
+            found.setdefault(str(value.protocol), []).append(value.value)
+    order = [*PHASES, *sorted(set(found) - set(PHASES))]
+    return {name: sum(found[name]) / len(found[name]) for name in order if name in found}
 
 
 def _phase(name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.settings import describe, knob_text
+from analysis.statistics import Values
 from analysis.summary import FORMATS, QUALITY, summary
 
 # A share of 0 to 1 as a byte of 0 to 250; 255 where no choice was made.
 _FULL, _NONE = 250, 255
+_SIGNS = {"infinite": "∞"}
 _DIGITS = {"psnr_db": 2, "ssim": 4, "vmaf": 1, "lpips_alex": 4, "lpips_vgg": 4, "speedup": 2, "attention_speedup": 2}
 _DENSITIES = {"tile": "density_executed", "token": "density_executed_token", "overall": "density_overall"}
 _DENSITY_NAMES = {
@@ -22,31 +25,29 @@ _DENSITY_NAMES = {
     "token": "executed, by token",
     "overall": "overall, dense steps and layers included",
 }
-PHASES = ("attention", "profiling", "reordering", "rest")
 
 
-def payload(measurements: pd.DataFrame, runs: pd.DataFrame, max_bytes: int) -> tuple[dict[str, Any], list[str]]:
-    """Return the report's data, and the names of the videos that were left out to stay below ``max_bytes``.
+def payload(measurements: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
+    """Return the report's data without its videos, which `embed` adds.
 
     Failed runs are not in it: they have no numbers, and stand in the table.
     """
-    facts = describe(runs)
-    whole = runs[runs["status"] == "complete"]
+    facts, values = describe(runs), Values(measurements)
+    table = runs[runs["status"] == "complete"].set_index("run_id", drop=False)
     protocols = _protocols(measurements)
-    tables = {name: summary(measurements, runs, protocol=name, pooled=False) for name in protocols}
-    by_run = {name: table.set_index(table["runs"].str[0]) for name, table in tables.items()}
-    order = [run_id for run_id in next(iter(by_run.values())).index if run_id in set(whole["run_id"])]
-    table = whole.set_index("run_id", drop=False)
-    groups = dict(list(measurements.groupby("run_id")))
+    tables = [summary(measurements, runs, protocol=name, pooled=False) for name in protocols]
+    by_run = {name: rows.set_index(rows["runs"].str[0]) for name, rows in zip(protocols, tables, strict=True)}
     metrics = _metrics(by_run, measurements)
-    entries = [
-        _run(table.loc[run_id], facts.loc[run_id], {name: rows.loc[run_id] for name, rows in by_run.items()}, metrics)
-        | {"videos": _clips(table.loc[run_id], groups.get(run_id)), "heads": _heads(groups.get(run_id))}
-        for run_id in order
-    ]
-    videos, left_out = _embed(entries, dict(zip(table["run_id"], table["path"], strict=True)), max_bytes)
-    prompts = {prompt["prompt_id"]: prompt["text"] for listed in whole["prompts"] for prompt in listed}
-    shown = {
+    details = dict(list(measurements[measurements[["frame", "head"]].notna().any(axis=1)].groupby("run_id")))
+    entries = []
+    for run_id in tables[0]["runs"].str[0]:
+        if run_id not in table.index:
+            continue
+        run, own = table.loc[run_id], details.get(run_id)
+        rows = {name: table_of.loc[run_id] for name, table_of in by_run.items()}
+        entry = _run(run, facts.loc[run_id], rows, metrics)
+        entries.append(entry | {"videos": _clips(run, values, own, protocols[0]), "heads": _heads(own, entry["steps"])})
+    return {
         "quality": [metric for metric in metrics if metric["quantity"] in QUALITY],
         "speed": [metric for metric in metrics if metric["quantity"] not in QUALITY],
         "densities": [
@@ -54,12 +55,11 @@ def payload(measurements: pd.DataFrame, runs: pd.DataFrame, max_bytes: int) -> t
             for key, name in _DENSITY_NAMES.items()
             if any(entry["density"][key] is not None for entry in entries)
         ],
-        "methods": list(dict.fromkeys(next(iter(tables.values()))["method"])),
-        "prompts": prompts,
+        "methods": list(dict.fromkeys(tables[0]["method"])),
+        "prompts": {prompt["prompt_id"]: prompt["text"] for listed in table["prompts"] for prompt in listed},
         "runs": entries,
-        "videos": videos,
+        "videos": {},
     }
-    return shown, left_out
 
 
 def _protocols(measurements: pd.DataFrame) -> list[str]:
@@ -99,6 +99,7 @@ def _run(run: pd.Series, facts: pd.Series, rows: dict[str, pd.Series], metrics: 
         "label": row["label"],
         "method": run["method"],
         "denseBackend": run["dense_backend"],
+        "steps": int(_plain(run.get("config.model.num_inference_steps"), 0)),
         "family": f"{run['model']} {run['method']} {knob_text(rest)} {facts['environment']} {run['seeds']}",
         "density": {key: _number(row[name]) for key, name in _DENSITIES.items()},
         "values": {
@@ -119,83 +120,87 @@ def _estimate(row: pd.Series, quantity: str) -> dict[str, Any]:
     }
 
 
+def _plain(value: Any, otherwise: int) -> int:
+    return otherwise if value is None or pd.isna(value) else value
+
+
 def _number(value: float) -> float | None:
     return None if pd.isna(value) else float(f"{value:.6g}")
 
 
-def _clips(run: pd.Series, rows: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """The videos of a run with their numbers; ``sparse`` and ``dense`` are paths until `_embed` replaces them."""
+def _clips(run: pd.Series, values: Values, details: pd.DataFrame | None, protocol: str) -> list[dict[str, Any]]:
+    """The videos of a run with their numbers; ``sparse`` and ``dense`` are paths until `embed` replaces them."""
+    frames: dict[tuple[str, int], pd.DataFrame] = {}
+    if details is not None:
+        rows = details[(details["quantity"] == "psnr_db") & (details["protocol"] == protocol)]
+        frames = dict(list(rows.groupby(["prompt_id", "seed"])))
     clips = []
     for video in run["videos"]:
-        of_clip = rows
-        if rows is not None:
-            of_clip = rows[(rows["prompt_id"] == video["prompt_id"]) & (rows["seed"] == video["seed"])]
+        place = (video["prompt_id"], video["seed"])
+        numbers = _clip_values(run["run_id"], values, place, protocol)
+        # One encoder makes two files of equal frames: of what is known to be identical, one is shown twice.
+        is_identical = ["PSNR dB", "∞"] in numbers and video["dense_preview"] is not None
         clips.append(
             {
                 "prompt": video["prompt_id"],
-                "seed": video["seed"],
-                **{name: video[name] for name in ("fps", "frames", "width", "height")},
-                "sparse": video["preview"],
+                **{name: video[name] for name in ("seed", "fps", "frames", "width", "height")},
+                "sparse": video["dense_preview"] if is_identical else video["preview"],
                 "dense": video["dense_preview"],
-                "values": [] if of_clip is None else _clip_values(of_clip),
-                "psnr": None if of_clip is None else _psnr_by_frame(of_clip, video["frames"]),
+                "values": numbers,
+                "psnr": _psnr_by_frame(frames[place], video["frames"]) if place in frames else None,
             }
         )
     return clips
 
 
-def _clip_values(rows: pd.DataFrame) -> list[list[str]]:
-    of_video = rows[rows[["step", "layer", "head", "frame"]].isna().all(axis=1)]
-    first = _protocols(rows)[0]
-    values = []
+def _clip_values(run_id: str, values: Values, place: tuple[str, int], protocol: str) -> list[list[str]]:
+    """Names and texts of the numbers of one video."""
+    found = []
     for name in (*QUALITY, "speedup"):
-        asked = of_video[(of_video["quantity"] == name)]
-        if name in QUALITY:
-            asked = asked[asked["protocol"] == first]
-        for row in asked.itertuples():
-            text = {"ok": FORMATS[name][1].format(row.value), "infinite": "∞"}.get(row.status, "n/a")
-            values.append([FORMATS[name][0], text])
-    return values
+        for value in values.select([run_id], name, protocol if name in QUALITY else None):
+            if (value.prompt_id, value.seed) == place:
+                is_number = value.status == "ok"
+                text = FORMATS[name][1].format(value.value) if is_number else _SIGNS.get(value.status, "n/a")
+                found.append([FORMATS[name][0], text])
+    return found
 
 
-def _psnr_by_frame(rows: pd.DataFrame, frames: int) -> list[float | None] | None:
-    of_frames = rows[(rows["quantity"] == "psnr_db") & rows["frame"].notna()]
-    of_frames = of_frames[of_frames["protocol"] == _protocols(of_frames)[0]]
-    if of_frames.empty:
-        return None
+def _psnr_by_frame(rows: pd.DataFrame, frames: int) -> list[float | None]:
     values: list[float | None] = [None] * frames
-    for row in of_frames.itertuples():
-        if row.frame < frames and row.status == "ok":
-            values[row.frame] = round(row.value, 2)
+    for frame, value in zip(rows["frame"], rows["value"], strict=True):
+        if frame < frames and not pd.isna(value):
+            values[frame] = round(value, 2)
     return values
 
 
-def _embed(entries: list[dict[str, Any]], folders: dict[str, str], max_bytes: int) -> tuple[dict[str, str], list[str]]:
-    """Put the previews' bytes into one table, each once, prompt after prompt until ``max_bytes`` are spent."""
-    videos: dict[str, str] = {}
+def embed(content: dict[str, Any], folders: Mapping[str, str], max_bytes: int) -> list[str]:
+    """Put the previews' bytes into a `payload`, each once, prompt after prompt until ``max_bytes`` are spent.
+
+    Args:
+        content: From `payload`; changed in place.
+        folders: Path of every run by its id.
+        max_bytes: Room for videos, as base64.
+
+    Returns:
+        The names of the pairs of videos that did not fit.
+    """
+    videos: dict[str, str] = content["videos"]
     left_out = []
-    spent = 0
-    queue = sorted(
-        ((place, entry, clip) for entry in entries for place, clip in enumerate(entry["videos"])),
-        key=lambda item: item[0],
-    )
-    for _, entry, clip in queue:
-        wanted = {}
+    queue = [(place, run["id"], clip) for run in content["runs"] for place, clip in enumerate(run["videos"])]
+    for _, run_id, clip in sorted(queue, key=lambda item: item[0]):
+        new = {}
         for name in ("dense", "sparse"):
-            if clip[name] is None:
-                continue
-            content = _content(Path(folders[entry["id"]], clip[name]))
-            clip[name] = None if content is None else hashlib.sha256(content).hexdigest()[:16]
-            if content is not None:
-                wanted[clip[name]] = content
-        new = {key: base64.b64encode(content).decode() for key, content in wanted.items() if key not in videos}
+            data = _content(Path(folders[run_id], clip[name])) if clip[name] is not None else None
+            clip[name] = None if data is None else hashlib.sha256(data).hexdigest()[:16]
+            if data is not None and clip[name] not in videos:
+                new[clip[name]] = base64.b64encode(data).decode()
         size = sum(map(len, new.values()))
-        if spent + size > max_bytes:
-            left_out.append(f"{entry['id']}: {clip['prompt']}, seed {clip['seed']}")
+        if size > max_bytes:
+            left_out.append(f"{run_id}: {clip['prompt']}, seed {clip['seed']}")
             continue
-        spent += size
+        max_bytes -= size
         videos |= new
-    return videos, left_out
+    return left_out
 
 
 def _content(path: Path) -> bytes | None:
@@ -206,7 +211,7 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def _heads(rows: pd.DataFrame | None) -> dict[str, Any] | None:
+def _heads(rows: pd.DataFrame | None, num_steps: int) -> dict[str, Any] | None:
     """Shares of videos that chose the temporal pattern, and mean margins, as bytes [branch][step][layer][head]."""
     if rows is None:
         return None
@@ -215,8 +220,7 @@ def _heads(rows: pd.DataFrame | None) -> dict[str, Any] | None:
         return None
     branches = sorted(choices["branch"].fillna("").unique())
     sizes = [int(choices[name].max()) + 1 for name in ("step", "layer", "head")]
-    if rows["step"].notna().any():
-        sizes[0] = max(sizes[0], int(rows["step"].max()) + 1)
+    sizes[0] = max(sizes[0], num_steps)
     shape = (len(branches), *sizes)
     margins = rows[(rows["quantity"] == "head_margin") & (rows["status"] == "ok")]
     is_temporal = choices.assign(value=(choices["value"] == 1).astype(float))
@@ -235,16 +239,3 @@ def _bytes(rows: pd.DataFrame, branches: list[str], shape: tuple[int, ...]) -> s
     indices = tuple(np.array(level, dtype=int) for level in zip(*means.index, strict=True))
     grid[indices] = np.rint(np.clip(means.to_numpy(float), 0, 1) * _FULL).astype(np.uint8)
     return base64.b64encode(grid.tobytes()).decode()
-
-
-def times(measurements: pd.DataFrame, row: pd.Series) -> dict[str, float]:
-    """Return the mean seconds of one generation of a summary's row by phase; empty where none was timed."""
-    rows = measurements[
-        measurements["run_id"].isin(row["runs"])
-        & (measurements["quantity"] == "phase_s")
-        & (measurements["status"] == "ok")
-        & measurements[["step", "layer", "head", "frame"]].isna().all(axis=1)
-    ]
-    found = rows.groupby("protocol")["value"].mean()
-    order = [*PHASES, *sorted(set(found.index) - set(PHASES))]
-    return {name: float(found[name]) for name in order if name in found}

@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import load, markup
-from analysis.payload import payload
+from analysis.payload import embed, payload
 from analysis.settings import listed
 from analysis.summary import summary
 from analysis.table import print_summary
@@ -46,7 +46,7 @@ def render(measurements: pd.DataFrame, runs: pd.DataFrame, max_mb: float = 25) -
         max_mb: The file's size in megabytes; videos that would exceed it are left out, and named.
     """
     table = summary(measurements, runs)
-    content, _ = payload(measurements, runs, max_bytes=0)
+    content = payload(measurements, runs)
     parts = {
         "title": f"{listed(runs['model'].dropna())}: sparse against dense",
         "heading": f"{listed(runs['model'].dropna())}, sparse against dense",
@@ -63,7 +63,9 @@ def render(measurements: pd.DataFrame, runs: pd.DataFrame, max_mb: float = 25) -
         "js": "\n".join(_template(name) for name in _SCRIPTS),
     }
     rest = sum(len(text.encode()) for text in (*parts.values(), _script_json(content)))
-    content, left_out = payload(measurements, runs, max_bytes=int(max_mb * 1e6) - rest - 100_000)
+    folders = dict(zip(runs["run_id"], runs["path"], strict=True))
+    # Some room for the names of the videos and of those left out.
+    left_out = embed(content, folders, int(max_mb * 1e6) - rest - 20_000)
     parts |= {"left_out": markup.left_out_text(left_out, max_mb), "data": _script_json(content)}
     # In one pass: a prompt may hold what looks like a slot.
     return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], _template("report.html"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -36,26 +37,59 @@ class Estimate:
     note: str = ""
 
 
-def select(measurements: pd.DataFrame, quantity: str, protocol: str | None) -> pd.DataFrame:
-    """Return the rows of a quantity that speak of whole videos; of whole runs where no row speaks of a video."""
-    rows = measurements[(measurements["quantity"] == quantity) & measurements[list(_FINER)].isna().all(axis=1)]
-    if protocol is not None:
-        # A quantity that has one definition only may leave it out.
-        named = rows["protocol"] == protocol
-        rows = rows[named if named.any() else rows["protocol"].isna()]
-    of_videos = rows[rows["prompt_id"].notna()]
-    return of_videos if len(of_videos) else rows
+class Value(NamedTuple):
+    """One measurement of a whole video, or of a whole run where ``prompt_id`` is None."""
+
+    run_id: str
+    prompt_id: str | None
+    seed: int | None
+    protocol: str | None
+    status: str
+    value: float | None
+    reason: str | None
 
 
-def estimate(rows: pd.DataFrame) -> Estimate:
-    """Return the mean of the rows' values; an infinite, unavailable or failed one is counted, never averaged."""
-    values = rows.loc[rows["status"] == "ok", "value"].astype(float).tolist()
-    infinite = int((rows["status"] == "infinite").sum())
-    common: dict[str, Any] = {"total": len(rows), "infinite": infinite, "note": _note(rows, len(values), infinite)}
-    if not values:
+class Values:
+    """The measurements of whole videos, found by run and quantity; those of frames, steps and heads are left out.
+
+    Args:
+        measurements: From `analysis.load.measurements`; rows of failed runs are left out, too.
+    """
+
+    def __init__(self, measurements: pd.DataFrame) -> None:
+        is_whole = measurements[list(_FINER)].isna().all(axis=1) & (measurements["run_status"] == "complete")
+        rows = measurements.loc[is_whole, ["quantity", *Value._fields]].astype(object)
+        rows = rows.where(rows.notna(), None)
+        self._values: dict[tuple[str, str], list[Value]] = {}
+        for quantity, *fields in rows.itertuples(index=False, name=None):
+            value = Value(*fields)
+            self._values.setdefault((value.run_id, quantity), []).append(value)
+
+    def select(self, runs: Iterable[str], quantity: str, protocol: str | None) -> list[Value]:
+        """Return the values of a quantity, of videos rather than of runs; in any protocol where that is None."""
+        found = [value for run in runs for value in self._values.get((run, quantity), ())]
+        if protocol is not None:
+            # A quantity that has one definition only may leave it out.
+            named = [value for value in found if value.protocol == protocol]
+            found = named or [value for value in found if value.protocol is None]
+        return [value for value in found if value.prompt_id is not None] or found
+
+    def videos(self, runs: Iterable[str]) -> set[tuple[str, str, int | None]]:
+        """Return (run, prompt, seed) of every video that was measured."""
+        chosen = set(runs)
+        values = (value for (run, _), group in self._values.items() if run in chosen for value in group)
+        return {(value.run_id, value.prompt_id, value.seed) for value in values if value.prompt_id is not None}
+
+
+def estimate(values: Sequence[Value]) -> Estimate:
+    """Return the mean of the values; an infinite, unavailable or failed one is counted, never averaged."""
+    numbers = [float(value.value) for value in values if value.status == "ok" and value.value is not None]
+    infinite = sum(value.status == "infinite" for value in values)
+    common: dict[str, Any] = {"total": len(values), "infinite": infinite, "note": _note(values, infinite)}
+    if not numbers:
         return Estimate(**common)
-    mean = math.fsum(values) / len(values)
-    return Estimate(mean, half_width(values), min(values), max(values), len(values), **common)
+    mean = math.fsum(numbers) / len(numbers)
+    return Estimate(mean, half_width(numbers), min(numbers), max(numbers), len(numbers), **common)
 
 
 def half_width(values: list[float]) -> float | None:
@@ -70,14 +104,13 @@ def half_width(values: list[float]) -> float | None:
     return float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
 
 
-def _note(rows: pd.DataFrame, numbers: int, infinite: int) -> str:
-    total, notes = len(rows), []
+def _note(values: Sequence[Value], infinite: int) -> str:
+    total, notes = len(values), []
     if infinite:
         notes.append(f"∞ ({infinite} of {total} identical)")
     for status in ("unavailable", "failed"):
-        reasons = rows.loc[rows["status"] == status, "reason"].dropna()
-        count = int((rows["status"] == status).sum())
-        if count:
-            share = "" if count == total else f"{count} of {total} "
+        reasons = [str(value.reason) for value in values if value.status == status]
+        if reasons:
+            share = "" if len(reasons) == total else f"{len(reasons)} of {total} "
             notes.append(f"{share}{status}: {'; '.join(dict.fromkeys(reasons))}")
     return ", ".join(notes)

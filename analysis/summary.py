@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.settings import describe, knob_text
-from analysis.statistics import Estimate, estimate, select
+from analysis.statistics import Estimate, Values, estimate
 
 # Column of the table: (quantity, protocol; None for any).
 _FIXED = {
@@ -68,10 +68,9 @@ def summary(
     # A failed run has nothing to share.
     is_whole = table["status"] == "complete"
     keys = keys.where(is_whole & pooled, table["run_id"])
-    rows = []
-    for _, ids in table.groupby(keys, sort=False).groups.items():
-        of_runs = measurements[measurements["run_id"].isin(ids) & (measurements["run_status"] == "complete")]
-        rows.append(_row(table.loc[ids], facts.loc[ids], of_runs, protocol))
+    values = Values(measurements)
+    groups = table.groupby(keys, sort=False).groups.values()
+    rows = [_row(table.loc[ids], facts.loc[ids], values, protocol) for ids in groups]
     return _sorted(pd.DataFrame(rows))
 
 
@@ -91,25 +90,26 @@ def cell(row: pd.Series, quantity: str, *, interval: bool = True) -> str:
     return text
 
 
-def _row(runs: pd.DataFrame, facts: pd.DataFrame, measurements: pd.DataFrame, protocol: str) -> dict[str, Any]:
-    first, knobs = runs.iloc[0], facts["knobs"].iloc[0]
+def _row(runs: pd.DataFrame, facts: pd.DataFrame, values: Values, protocol: str) -> dict[str, Any]:
+    first, knobs, ids = runs.iloc[0], facts["knobs"].iloc[0], runs["run_id"].tolist()
     row: dict[str, Any] = {
         "label": " ".join(filter(None, [str(first["method"]), knob_text(knobs)])),
         **{name: first[name] for name in ("model", "method", "backend", "dense_backend")},
         "knobs": knobs,
         "environment": facts["environment"].iloc[0],
-        "runs": runs["run_id"].tolist(),
+        "runs": ids,
         "status": first["status"],
         "error": "" if pd.isna(first["error.message"]) else str(first["error.message"]),
-        "videos": len(measurements[["run_id", "prompt_id", "seed"]].dropna().drop_duplicates()),
+        "videos": len(values.videos(ids)),
     }
     for name, place in _FIXED.items():
-        row |= _columns(name, estimate(select(measurements, *place)))
+        row |= _columns(name, estimate(values.select(ids, *place)))
     # Nothing sparse ran: what was computed is everything.
-    if row["density_executed_total"] == 0 and row["density_overall"] == 1:
-        row |= _columns("density_executed", estimate(select(measurements, *_FIXED["density_overall"])))
+    for name in ("density_executed", "density_executed_token"):
+        if row[f"{name}_total"] == 0 and row["density_overall"] == 1:
+            row |= _columns(name, estimate(values.select(ids, *_FIXED["density_overall"])))
     for name in QUALITY:
-        row |= _columns(name, estimate(select(measurements, name, protocol)))
+        row |= _columns(name, estimate(values.select(ids, name, protocol)))
     return row
 
 

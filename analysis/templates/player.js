@@ -1,6 +1,7 @@
 // Plays the dense and the sparse video of one prompt in step, and shows how they differ, frame by frame.
 const dense = $("dense"), sparse = $("sparse"), canvas = $("difference");
 const player = { clip: null, rate: 1, isPlaying: false, wanted: null, cache: new Map([[dense, new Map()], [sparse, new Map()]]) };
+const picture = canvas.getContext("2d", { willReadFrequently: true });
 const urls = new Map();
 
 function urlOf(key) {
@@ -145,7 +146,7 @@ function drawDifference(frame) {
   const image = new ImageData(player.clip.width, player.clip.height), factor = gain();
   for (let index = 0; index < one.length; index++) image.data[index] = factor * Math.abs(one[index] - two[index]);
   for (let index = 3; index < one.length; index += 4) image.data[index] = 255;
-  canvas.getContext("2d").putImageData(image, 0, 0);
+  picture.putImageData(image, 0, 0);
   canvas.dataset.frame = frame;
 }
 

@@ -1,0 +1,87 @@
+"""Figures for papers and the README, from measurement rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.settings import knob_text
+from analysis.summary import FORMATS, summary
+
+# By Okabe and Ito: told apart by every kind of colour vision.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def quality_over_density(
+    measurements: pd.DataFrame,
+    runs: pd.DataFrame,
+    output: str | Path,
+    *,
+    quantity: str = "psnr_db",
+    protocol: str = "standard",
+    suffixes: Iterable[str] = (".png", ".pdf"),
+) -> list[Path]:
+    """Draw one quality over the executed density, a line per method, bars for 95 % intervals, and write it.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+        output: Path without a suffix.
+        quantity: A quality of `analysis.summary.QUALITY`.
+        protocol: Its protocol.
+        suffixes: File formats.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: If no run has a number for ``quantity``.
+    """
+    from matplotlib.figure import Figure
+
+    table = summary(measurements, runs, protocol=protocol)
+    table = table[table[quantity].notna() & table["density_executed"].notna()]
+    if table.empty:
+        raise ValueError(f"quantity={quantity}, protocol={protocol}: no run below this folder has such a number")
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for color, (name, rows) in zip(_cycle(), _families(table), strict=False):
+        rows = rows.sort_values("density_executed")
+        half = rows[f"{quantity}_ci95"].fillna(0.0)
+        axes.errorbar(
+            rows["density_executed"], rows[quantity], yerr=half, label=name, color=color,
+            marker="o", markersize=4.5, linewidth=1.4, capsize=2.5, elinewidth=1.0,
+        )  # fmt: skip
+    axes.set_xlim(left=0)
+    axes.set_xlabel("density executed (tiles of sparse calls)")
+    axes.set_ylabel(f"{FORMATS[quantity][0]} against dense")
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    paths = [Path(f"{output}{suffix}") for suffix in suffixes]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # No date: equal records make equal files.
+        metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
+        figure.savefig(path, dpi=200, metadata=metadata)
+    return paths
+
+
+def _families(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Rows that differ in nothing but their density, under the name that they share."""
+    knobs = table["knobs"].map(
+        lambda all_: knob_text({k: v for k, v in all_.items() if k not in ("sparsity", "density")})
+    )
+    names = (table["method"].astype(str) + " " + knobs).str.strip()
+    if table["model"].nunique() > 1:
+        names = table["model"].astype(str) + " " + names
+    if table["environment"].nunique() > 1:
+        names += " [" + table["environment"] + "]"
+    return list(table.groupby(names, sort=False))
+
+
+def _cycle() -> Iterable[str]:
+    while True:
+        yield from _COLORS

@@ -1,0 +1,181 @@
+"""The report as a file; test_report_in_browser.py opens it."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from analysis import load
+from analysis.report import main, render
+from svg.results import RunWriter
+from tests.fake_runs import DENSE_STEPS, FAILED_RUN, HEADS, LAYERS, PROMPTS, PROVENANCE, RUNS, STEPS, write_fake_runs
+
+
+@pytest.fixture(scope="module")
+def fake_runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    write_fake_runs(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(fake_runs):
+    return render(load.measurements(fake_runs), load.runs(fake_runs))
+
+
+def data_of(page):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_the_last_line_printed_is_the_path_of_the_report(fake_runs, tmp_path, capsys):
+    output = tmp_path / "new" / "r.html"
+    assert main([str(fake_runs), "--output", str(output)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(output)
+    assert any(line.startswith("svg sparsity=0.25") for line in lines)
+    assert output.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert [path.name for path in output.parent.iterdir()] == ["r.html"]
+
+
+def test_the_report_stands_beside_its_runs(fake_runs, tmp_path, capsys):
+    root = shutil.copytree(fake_runs, tmp_path / "runs")
+    assert main([str(root)]) == 0
+    assert (root / "report.html").is_file()
+    # A report is no run.
+    assert len(load.runs(root)) == len(RUNS) + 1
+
+
+def test_every_run_is_in_the_page(page):
+    entries = {run["id"] for run in data_of(page)["runs"]}
+    assert entries == {run_id for run_id, *_ in RUNS}
+    assert f"<code>{FAILED_RUN}</code>" in page
+    assert "method.sparsity=0.05 is less than text and first frame alone keep (0.0588)" in page
+
+
+def test_the_page_asks_for_nothing(page):
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert re.findall(r'\b(?:src|href)="(?!#|data:)[^"]*"', markup) == []
+    assert not re.search(r"url\((?!#)|@import", markup)
+    assert set(re.findall(r"https?://[^\s\"'`]+", page)) == {"http://www.w3.org/2000/svg"}
+    assert "default-src 'none'" in page
+
+
+def test_no_text_of_a_record_becomes_markup(page):
+    hostile = PROMPTS[1]["text"]
+    assert "</script>" in hostile
+    assert hostile not in page
+    assert data_of(page)["prompts"][PROMPTS[1]["prompt_id"]] == hostile
+    assert page.count("</script>") == 2
+
+
+def test_no_text_of_a_record_becomes_a_slot(tmp_path):
+    names = {"model": "m {{css}}", "method": "{{js}} <i>", "backend": "b", "dense_backend": "d"}
+    facts = {"config": {}, "provenance": PROVENANCE, "prompts": [], "seeds": [0]}
+    with RunWriter(tmp_path, "a", **names, **facts):
+        pass
+    page = render(load.measurements(tmp_path), load.runs(tmp_path))
+    assert "<h1>m {{css}}, sparse against dense</h1>" in page
+    assert "{{js}} &lt;i&gt;" in page
+    assert re.findall(r"\{\{(\w+)\}\}", page.replace("m {{css}}", "").replace("{{js}} ", "")) == []
+
+
+def test_the_videos_are_the_previews_each_kept_once(page, fake_runs):
+    data = data_of(page)
+    kept = [base64.b64decode(text) for text in data["videos"].values()]
+    assert len(kept) == len(set(kept))
+    for run in data["runs"]:
+        if run["id"] != "dense":
+            for clip in run["videos"]:
+                folder = fake_runs / run["id"] / "videos"
+                for key, suffix in (("sparse", "mp4"), ("dense", "dense.mp4")):
+                    file = folder / f"{clip['prompt']}-s0.{suffix}"
+                    assert base64.b64decode(data["videos"][clip[key]]) == file.read_bytes()
+                assert len(clip["psnr"]) == clip["frames"]
+
+
+def test_identical_videos_are_one_video_shown_twice(page):
+    clips = next(run for run in data_of(page)["runs"] if run["id"] == "dense")["videos"]
+    assert all(clip["sparse"] == clip["dense"] for clip in clips)
+
+
+def test_videos_that_would_make_the_file_too_large_are_left_out_and_named(fake_runs):
+    measurements, runs = load.measurements(fake_runs), load.runs(fake_runs)
+    full, small = render(measurements, runs), render(measurements, runs, max_mb=0.3)
+    assert len(small.encode()) <= 300_000 < len(full.encode())
+    assert 0 < len(data_of(small)["videos"]) < len(data_of(full)["videos"])
+    assert re.search(r"\d+ pairs? of videos left out to keep this file below 0.3 MB: \S+: p0", small)
+    assert "left out to keep" not in full.split("<script")[0]
+
+
+def test_a_preview_that_somebody_deleted_is_missing_and_nothing_else(fake_runs, tmp_path):
+    root = shutil.copytree(fake_runs, tmp_path / "runs")
+    shutil.rmtree(root / "svg-0.25" / "videos")
+    data = data_of(render(load.measurements(root), load.runs(root)))
+    clip = next(run for run in data["runs"] if run["id"] == "svg-0.25")["videos"][0]
+    assert clip["sparse"] is None
+    assert len(data["runs"]) == len(RUNS)
+
+
+def test_head_choices_arrive_as_recorded(page, fake_runs):
+    heads = next(run for run in data_of(page)["runs"] if run["id"] == "svg-0.25")["heads"]
+    assert (heads["steps"], heads["layers"], heads["heads"]) == (STEPS, LAYERS, HEADS)
+    grid = np.frombuffer(base64.b64decode(heads["choice"]), np.uint8).reshape(2, STEPS, LAYERS, HEADS)
+    rows = load.measurements(fake_runs)
+    rows = rows[(rows["run_id"] == "svg-0.25") & (rows["quantity"] == "head_choice")]
+    means = rows.groupby(["branch", "step", "layer", "head"])["value"].mean()
+    assert len(means) == (grid != 255).sum()
+    for (branch, step, layer, head), share in means.items():
+        assert grid[heads["branches"].index(branch), step, layer, head] == round(250 * share)
+    assert (grid[:, :DENSE_STEPS] == 255).all()
+
+
+def test_a_method_that_chooses_nothing_has_no_map(page):
+    runs = {run["id"]: run for run in data_of(page)["runs"]}
+    assert runs["random_blocks-0.25"]["heads"] is None
+    assert runs["one_pattern-0.25"]["heads"]["margin"] is None
+
+
+def test_runs_that_all_failed_still_make_a_report(tmp_path):
+    names = {"model": "m", "method": "svg", "backend": "b", "dense_backend": "d"}
+    facts = {"config": {}, "provenance": PROVENANCE, "prompts": [], "seeds": [0]}
+    with pytest.raises(ValueError, match="on purpose"), RunWriter(tmp_path, "a", **names, **facts):
+        raise ValueError("on purpose")
+    page = render(load.measurements(tmp_path), load.runs(tmp_path))
+    assert "on purpose" in page
+    assert data_of(page)["runs"] == []
+
+
+def test_bad_input_gets_one_line_and_no_report(fake_runs, tmp_path, capsys):
+    root = shutil.copytree(fake_runs, tmp_path / "half")
+    (root / "svg-0.25" / "measurements.parquet").unlink()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    cases = {
+        "half": "svg-0.25 is half a run",
+        "empty": "holds no finished run",
+        "missing": "No such file",
+        "file": "Not a directory",
+    }
+    for name, words in cases.items():
+        assert main([str(tmp_path / name), "--output", str(tmp_path / "r.html")]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert re.fullmatch(r"error: [^\n]+\n", captured.err)
+        assert words in captured.err
+        assert not (tmp_path / "r.html").exists()
+
+
+def test_a_report_that_cannot_be_written_is_one_line(fake_runs, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([str(fake_runs), "--output", str(tmp_path / "file" / "r.html")]) == 2
+    assert re.fullmatch(r"error: --output [^\n]+ cannot be written: [^\n]+\n", capsys.readouterr().err)
+
+
+def test_the_report_loads_no_torch():
+    code = "import sys, analysis.report, analysis.figures; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,196 @@
+"""The report in a real browser: it plays in step, shows the difference, fits its window and asks for nothing."""
+
+import os
+import time
+
+import pytest
+
+from analysis import load
+from analysis.report import render
+from tests.analysis import chromium
+from tests.fake_runs import FPS, FRAMES, HEADS, LAYERS, RUNS, STEPS, write_fake_runs
+
+BINARY = chromium.find()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BINARY is None, reason="no Chromium on this machine; on Debian: apt-get install chromium"),
+]
+
+# Samples both clocks while they play, leaves out the instants of a jump, and gives the greatest distance in frames.
+STEP_TEST = """
+new Promise((resolve) => {
+  const end = performance.now() + %d, drifts = [], frames = new Set();
+  const look = () => {
+    if (!dense.seeking && !sparse.seeking && !dense.paused && !sparse.paused && !dense.ended && !sparse.ended) {
+      drifts.push(Math.abs(dense.currentTime - sparse.currentTime) * player.clip.fps);
+    }
+    if (canvas.dataset.frame !== undefined) frames.add(canvas.dataset.frame);
+    performance.now() < end ? requestAnimationFrame(look) : resolve({ drifts, frames: frames.size });
+  };
+  look();
+})
+"""
+BRIGHTEST = """
+(() => { const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height); let most = 0;
+         for (let i = 0; i < data.length; i++) if (i %% 4 !== 3) most = Math.max(most, data[i]); return most; })()
+""".replace("%%", "%")
+READY = "dense.readyState > 2 && sparse.readyState > 2 && canvas.dataset.frame !== undefined"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    write_fake_runs(root)
+    file = root / "report.html"
+    file.write_text(render(load.measurements(root), load.runs(root)), encoding="utf-8")
+    return file.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium.launch(BINARY) as page:
+        yield page
+
+
+@pytest.fixture(params=[1280, 390])
+def page(browser, url, request):
+    browser.open(url, request.param, 900)
+    browser.wait_for(READY)
+    yield browser
+    assert browser.complaints() == []
+    assert browser.requests() == []
+    # Evidence for people, where someone asks for it.
+    if folder := os.environ.get("SVG_SCREENSHOTS"):
+        browser.screenshot(chromium.Path(folder) / f"{request.node.name}.png")
+
+
+def choose(page, element, value):
+    page.evaluate(
+        f"(() => {{ const e = document.getElementById('{element}'); e.value = {value!r}; "
+        f"e.dispatchEvent(new Event(e.type === 'range' ? 'input' : 'change')); return e.value; }})()"
+    )
+
+
+def choose_run(page, run_id):
+    choose(page, "run", run_id)
+    page.wait_for(READY)
+
+
+def test_nothing_is_wider_than_the_window(page):
+    for width in (page.evaluate("innerWidth"), 320):
+        page.resize(width, 900)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_both_videos_play_in_step(page):
+    choose_run(page, "svg-0.25")
+    page.evaluate("document.getElementById('play').click()")
+    page.wait_for("player.isPlaying && !dense.paused && !sparse.paused")
+    seen = page.evaluate(STEP_TEST % 4000)
+    # Starting takes a moment; from then on they are within a frame of each other.
+    settled = sorted(seen["drifts"])[: int(len(seen["drifts"]) * 0.95)]
+    assert len(seen["drifts"]) > 20
+    assert settled[-1] < 1
+    assert seen["frames"] >= FRAMES // 2
+    page.evaluate("document.getElementById('play').click()")
+    assert page.evaluate("dense.paused && sparse.paused")
+
+
+def test_scrubbing_shows_one_frame_of_both(page):
+    choose_run(page, "svg-0.25")
+    for frame in (FRAMES - 1, 3, 0, 5):
+        choose(page, "frame", str(frame))
+        page.wait_for(f"canvas.dataset.frame === '{frame}' && !dense.seeking && !sparse.seeking")
+        shown = page.evaluate("[dense.currentTime, sparse.currentTime]")
+        assert [int(seconds * FPS) for seconds in shown] == [frame, frame]
+    page.evaluate("document.getElementById('forward').click()")
+    page.wait_for("canvas.dataset.frame === '6'")
+    assert page.evaluate("document.getElementById('counter').textContent").startswith(f"7 / {FRAMES}")
+
+
+def test_the_difference_is_bright_where_videos_differ_and_black_where_not(page):
+    choose_run(page, "svg-0.15")
+    choose(page, "gain", "3")
+    assert page.evaluate(BRIGHTEST) > 60
+    choose(page, "gain", "0")
+    assert 5 < page.evaluate(BRIGHTEST) < 255
+    choose_run(page, "dense")
+    choose(page, "gain", "5")
+    assert page.evaluate(BRIGHTEST) == 0
+
+
+def test_every_run_is_a_dot_and_a_dot_chooses_its_videos(page):
+    finite = [run_id for run_id, _, _, psnr in RUNS if psnr is not None]
+    dots = page.evaluate("[...document.querySelectorAll('#quality-chart .dot')].map((dot) => dot.dataset.run)")
+    assert sorted(dots) == sorted([*finite, "dense"])
+    assert "∞, identical" in page.evaluate("document.querySelector('#quality-chart [data-run=dense]').dataset.tip")
+    page.evaluate("document.querySelector('#quality-chart [data-run=\"svg-0.50\"]').focus()")
+    page.press("Enter")
+    page.wait_for("document.getElementById('run').value === 'svg-0.50'")
+
+
+def test_a_quality_without_numbers_says_why(page):
+    choose(page, "quality", "lpips_alex standard")
+    text = page.evaluate("document.getElementById('quality-chart').textContent")
+    assert "unavailable: backbone weights alexnet-owt-7be5be79.pth not found" in text
+    for density in ("token", "overall", "tile"):
+        choose(page, "density", density)
+        choose(page, "scale", "log")
+        choose(page, "quality", "ssim standard")
+        assert page.evaluate("document.querySelectorAll('#quality-chart .dot').length") == len(RUNS)
+
+
+def test_the_head_maps_show_every_layer_step_and_head(page):
+    choose(page, "heads-run", "svg-0.25")
+    choose(page, "step", "2")
+    count = "document.querySelectorAll('#{} rect.cell').length"
+    assert page.evaluate(count.format("layer-step")) == STEPS * LAYERS
+    assert page.evaluate(count.format("head-layer")) == LAYERS * HEADS
+    page.evaluate("document.querySelector('#head-layer svg').focus()")
+    page.press("ArrowRight")
+    text = page.evaluate("document.getElementById('heads-values').textContent")
+    assert text.startswith("Step 2, layer 1, head 0: ")
+    assert text.endswith("% temporal")
+    choose(page, "heads-kind", "margin")
+    choose(page, "branch", "1")
+    page.press("ArrowDown")
+    assert "head 1: margin 0." in page.evaluate("document.getElementById('heads-values').textContent")
+
+
+def test_the_table_sorts_both_ways_and_keeps_the_failed_run_last(page):
+    order = "[...document.querySelectorAll('tbody tr')].map((row) => row.cells[0].dataset.value)"
+    button = "[...document.querySelectorAll('th button')].find((b) => b.textContent === 'PSNR dB').click()"
+    page.evaluate(button)
+    rising = page.evaluate(order)
+    page.evaluate(button)
+    falling = page.evaluate(order)
+    assert rising[0] == "random_blocks sparsity=0.25"
+    assert rising[-2:] == ["dense", "svg sparsity=0.05"]
+    assert falling == [*reversed(rising[:-1]), rising[-1]]
+
+
+def test_a_report_without_videos_or_choices_still_opens(browser, tmp_path):
+    write_fake_runs(tmp_path)
+    measurements, runs = load.measurements(tmp_path), load.runs(tmp_path)
+    runs["videos"] = [[] for _ in range(len(runs))]
+    measurements = measurements[~measurements["quantity"].str.startswith(("head_", "phase_"))]
+    file = tmp_path / "bare.html"
+    file.write_text(render(measurements, runs), encoding="utf-8")
+    browser.open(file.as_uri(), 1280, 900)
+    time.sleep(0.5)
+    assert browser.complaints() == []
+    assert "No run recorded choices of heads." in browser.evaluate("document.getElementById('heads').textContent")
+    assert browser.evaluate("document.querySelectorAll('#speed-chart .dot').length") == len(RUNS)
+
+
+def test_left_out_videos_are_said_to_be_left_out(browser, tmp_path):
+    write_fake_runs(tmp_path)
+    file = tmp_path / "small.html"
+    file.write_text(render(load.measurements(tmp_path), load.runs(tmp_path), max_mb=0.12), encoding="utf-8")
+    browser.open(file.as_uri(), 1280, 900)
+    time.sleep(0.5)
+    assert "Left out to keep this file small." in browser.evaluate(
+        "document.getElementById('sparse-missing').textContent"
+    )
+    browser.evaluate("document.getElementById('play').click()")
+    assert browser.complaints() == []

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import (
     CogVideoXDPMScheduler,
     EDMEulerScheduler,
@@ -26,13 +29,20 @@ HUNYUAN_720P, HUNYUAN_480P = TokenLayout(33, 3600, 256), TokenLayout(33, 1350, 2
 COGVIDEOX = TokenLayout(11, 4080, 226, "first")
 COSMOS = TokenLayout(16, 3520)
 
-# What the reference code does differently for these two families.
-HUNYUAN_QUIRKS = {"rounding": "floor128", "band_edge": "open", "sink": "none", "profiled_frames": 1.5}
-COGVIDEOX_QUIRKS = HUNYUAN_QUIRKS | {"profiled_text": "cogvideox", "row_range": "all"}
+
+def quirks_of(model: str) -> dict[str, Any]:
+    """Return what the reference code does differently for a model family, from the model's settings."""
+    settings = yaml.safe_load((Path(__file__).parents[1] / "conf" / "model" / f"{model}.yaml").read_text())
+    return settings["upstream"]
+
+
+WAN_QUIRKS = quirks_of("wan_t2v_14b")
+HUNYUAN_QUIRKS = quirks_of("hunyuan_video")
+COGVIDEOX_QUIRKS = quirks_of("cogvideox_i2v")
 
 ATTENTION_MASKS = {
-    "wan 720p": (WAN_720P, {}, 0.30, 12416, 0.3402, 0.3425),
-    "wan 480p": (WAN_480P, {}, 0.30, 5376, 0.3400, 0.3455),
+    "wan 720p": (WAN_720P, WAN_QUIRKS, 0.30, 12416, 0.3402, 0.3425),
+    "wan 480p": (WAN_480P, WAN_QUIRKS, 0.30, 5376, 0.3400, 0.3455),
     "hunyuan 720p": (HUNYUAN_720P, HUNYUAN_QUIRKS, 0.25, 15616, 0.2489, 0.2514),
     "cogvideox 1.5": (COGVIDEOX, COGVIDEOX_QUIRKS, 0.25, 5760, 0.2478, 0.2510),
 }
@@ -62,7 +72,7 @@ def test_hunyuan_densities_follow_the_length_of_the_prompt(prompt_length, token,
 
 
 def test_hunyuan_width_counts_the_padded_text_where_the_layout_holds_the_prompt_alone():
-    method = SvgUpstream(sparsity=0.25, num_padded_text_tokens=256, **HUNYUAN_QUIRKS)
+    method = SvgUpstream(sparsity=0.25, **HUNYUAN_QUIRKS)
     sliced = TokenLayout(33, 3600, 60)
     assert method.palette(sliced)[0].mask.pattern.half_width == 15616 - 1
 
@@ -89,14 +99,18 @@ def test_profiled_bands_without_a_sink_have_their_fixed_density(layout, density)
 
 
 @pytest.mark.parametrize(
-    ("layout", "least"),
-    [(HUNYUAN_720P, 0.0043), (HUNYUAN_480P, 0.0114), (COGVIDEOX, 0.0100)],
-    ids=["720p", "480p", "cog"],
+    ("layout", "quirks", "least"),
+    [
+        (HUNYUAN_720P, HUNYUAN_QUIRKS, 0.0043),
+        (HUNYUAN_480P, HUNYUAN_QUIRKS, 0.0114),
+        (COGVIDEOX, COGVIDEOX_QUIRKS, 0.0100),
+    ],
+    ids=["hunyuan 720p", "hunyuan 480p", "cogvideox"],
 )
-def test_a_sparsity_below_what_text_keeps_is_refused_where_the_reference_runs_with_an_empty_band(layout, least):
-    SvgUpstream(sparsity=least + 1e-4, **HUNYUAN_QUIRKS).palette(layout)
+def test_a_sparsity_below_what_text_keeps_is_refused_where_the_reference_runs_with_an_empty_band(layout, quirks, least):
+    SvgUpstream(sparsity=least + 1e-4, **quirks).palette(layout)
     with pytest.raises(ValueError, match=r"method\.sparsity.*alone keep 0\.0"):
-        SvgUpstream(sparsity=least - 1e-4, **HUNYUAN_QUIRKS).palette(layout)
+        SvgUpstream(sparsity=least - 1e-4, **quirks).palette(layout)
 
 
 @pytest.mark.parametrize(("length", "width"), [(1, 0), (7, 0), (7, 3), (50, 12), (50, 49)])
@@ -154,7 +168,7 @@ def test_cosmos_keeps_the_reference_codes_dense_steps_under_its_small_margin():
 
 @pytest.mark.parametrize(("share", "in_fact", "by_index"), [(0.04, 1, 2), (0.1, 5, 5), (0.18, 8, 9), (0.2, 9, 10)])
 def test_hunyuan_loses_dense_steps_to_a_threshold_read_from_another_grid(share, in_fact, by_index):
-    method = SvgUpstream(sparsity=0.25, first_times_fp=share, reference_flow_shift=7.0, **HUNYUAN_QUIRKS)
+    method = SvgUpstream(sparsity=0.25, first_times_fp=share, **HUNYUAN_QUIRKS)
     assert method.dense_schedule(50, 60, hunyuan_timesteps(50)).dense_steps == in_fact
     assert by_step_index(share, 0.0, 50, 60).dense_steps == by_index
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import pytest
@@ -199,6 +199,21 @@ def test_a_plan_is_made_without_reading_a_value_from_the_device(name):
     tensors = torch.empty(3, 2, 3, layout.seq_len, 8, device="meta").unbind()
     plan = method_of(name, density=0.6, block_size=4).plan(inputs_of(*tensors), context_of(layout))
     assert plan.assignment.device.type in ("meta", "cpu")
+
+
+@pytest.mark.gpu
+@every_method
+def test_a_plan_made_on_a_gpu_keeps_what_one_made_on_the_cpu_keeps(name):
+    layout = TokenLayout(9, 120)
+    tensors = random_tensors(layout, batch=2)
+    method = method_of(name, density=0.4, block_size=16)
+    on_cpu = method.plan(inputs_of(*tensors), context_of(layout))
+    on_gpu = method.plan(inputs_of(*(x.cuda() for x in tensors)), context_of(layout))
+    kept = [kept_by_head(replace(plan, assignment=plan.assignment.cpu()), 2, 3, 1080) for plan in (on_cpu, on_gpu)]
+    # Tiles of nearly equal mass may change places with the rounding of the GPU's sums.
+    assert (kept[0] != kept[1]).double().mean() < (1e-3 if name == "oracle_blocks" else 1e-9)
+    output = on_gpu.restore(ReferenceBackend()(*on_gpu.arrange(*(x.cuda() for x in tensors)), on_gpu))
+    assert torch.allclose(output.cpu(), masked_attention(*tensors, kept[1]), atol=1e-4)
 
 
 @every_method

@@ -21,8 +21,11 @@ from svg.backends._per_head import check_fits, check_tensors
 from svg.block_mask import FULL, PARTIAL
 from svg.plan import AttentionPlan
 
-# A CUDA kernel's own tiles divide the mask's; it has none below 16, and in float32 none above 64 fit its memory.
-KERNEL_TILE, FLOAT32_KERNEL_TILE, LEAST_TILE, LEAST_HEAD_DIM = 128, 64, 16, 16
+# A CUDA kernel's own tiles divide the mask's; it has none below 16.
+KERNEL_TILE, LEAST_TILE, LEAST_HEAD_DIM = 128, 16, 16
+
+# Largest kernel tiles (queries, keys) by bytes per number: wider numbers fill the chip's memory sooner.
+MOST_KERNEL_TILES = {2: (128, 128), 4: (64, 32)}
 
 # Programs kept for different shapes; past it PyTorch would fall back to the uncompiled path with a log line only.
 MOST_PROGRAMS = 64
@@ -58,6 +61,8 @@ class FlexBackend:
                 f"flex on CUDA needs tiles that are multiples of {LEAST_TILE}, got {sizes[0]} queries x {sizes[1]} "
                 f"keys; change method.block_size or use backend={able}"
             )
+        elif query.element_size() not in MOST_KERNEL_TILES:
+            raise ValueError(f"flex on CUDA has no kernel for {query.dtype}; use backend={able}")
         elif query.shape[-1] < LEAST_HEAD_DIM:
             raise ValueError(
                 f"flex on CUDA needs head_dim >= {LEAST_HEAD_DIM}, got {query.shape[-1]}; use backend={able}"
@@ -95,12 +100,16 @@ class FlexBackend:
             return _compiled()(query, key, value, block_mask=block_mask, kernel_options=_kernel_options(query, sizes))
 
 
-def _kernel_options(query: torch.Tensor, sizes: tuple[int, int]) -> dict[str, int] | None:
-    """Return the kernel's own tiles where the mask's are smaller than the usual ones."""
-    if not query.is_cuda or not any(size % KERNEL_TILE for size in sizes):
+def _kernel_options(query: torch.Tensor, sizes: tuple[int, int]) -> dict[str, int | bool] | None:
+    """Return the kernel's own tiles where the mask's are smaller than the usual ones; CUDA only."""
+    if not query.is_cuda:
         return None
-    most = FLOAT32_KERNEL_TILE if query.element_size() > 2 else KERNEL_TILE
-    return {"BLOCK_M": math.gcd(sizes[0], most), "BLOCK_N": math.gcd(sizes[1], most)}
+    # Below 128 queries PyTorch would take its decoding kernel, whose tiles follow other rules.
+    options: dict[str, int | bool] = {"FORCE_USE_FLEX_ATTENTION": True}
+    if any(size % KERNEL_TILE for size in sizes):
+        most_queries, most_keys = MOST_KERNEL_TILES[query.element_size()]
+        options |= {"BLOCK_M": math.gcd(sizes[0], most_queries), "BLOCK_N": math.gcd(sizes[1], most_keys)}
+    return options
 
 
 @lru_cache(maxsize=1)

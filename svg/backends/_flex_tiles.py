@@ -1,4 +1,4 @@
-"""A plan's masks as tensors on the device: tile states, tile lists and pattern integers, kept while a mask lives."""
+"""A plan's masks as FlexAttention reads them: tile lists, and one mask function, the same for every plan."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from svg.plan import AttentionPlan
 INTEGERS = tuple(field.name for field in fields(TokenPattern))
 
 TileLists = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+MaskMod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,51 @@ def tile_lists(tiles: Palette, assignment: torch.Tensor, lengths: torch.Tensor |
     lists = _lists(torch.where(is_cut & (state == FULL), PARTIAL, state))
     item = torch.arange(lengths.shape[0], device=lengths.device)[:, None]
     return _each_list(lambda part: lists[part][item, assignment])
+
+
+def mask_mod(
+    tiles: Palette,
+    assignment: torch.Tensor,
+    lengths: torch.Tensor | None,
+    sizes: tuple[int, int],
+    seq_len: int,
+) -> MaskMod:
+    """Return the mask of the whole plan, the same code for every plan: only the captured tensors differ.
+
+    It equals the tile lists where it stands, not only in partial tiles, because uncompiled FlexAttention ignores them.
+    """
+    state, integers = tiles.state[assignment], tiles.integers[assignment]
+    if lengths is None:
+        lengths = torch.full((assignment.shape[0],), seq_len, device=assignment.device)
+    query_size, key_size = sizes
+
+    def keep(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        tile = state[batch, head, query // query_size, key // key_size]
+        kept = (tile == FULL) | ((tile == PARTIAL) & _pattern_keeps(integers, batch, head, query, key))
+        return kept & (key < lengths[batch])
+
+    return keep
+
+
+def _pattern_keeps(
+    integers: torch.Tensor, batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+) -> torch.Tensor:
+    """``TokenPattern.keep`` with the pattern's integers read from a tensor, without a branch on their values."""
+
+    def of(name: str) -> torch.Tensor:
+        return integers[batch, head, INTEGERS.index(name)]
+
+    from_query, from_key = query - of("query_start"), key - of("key_start")
+    offset = of("query_scale") * (from_query // of("unit")) - of("key_scale") * (from_key // of("unit"))
+    query_in_band = (from_query >= 0) & (query < of("query_stop"))
+    key_in_band = (from_key >= 0) & (key < of("key_stop"))
+    kept = query_in_band & key_in_band & (offset.abs() <= of("half_width"))
+    kept = kept | ((key >= of("sink_start")) & (key < of("sink_stop")))
+    kept = kept | (key_in_band & (of("sink_stride") > 0) & (from_key % of("sink_stride").clamp(min=1) == 0))
+    kept = kept | ((query >= of("text_start")) & (query < of("text_stop")))
+    kept = kept | ((key >= of("text_start")) & (key < of("text_stop")))
+    query_is_valid, key_is_valid = query < of("valid_stop"), key < of("valid_stop")
+    return (kept & query_is_valid & key_is_valid) | (~query_is_valid & ~key_is_valid)
 
 
 def _each_list(make: Callable[[int], torch.Tensor]) -> TileLists:

@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 from torch.nn.attention import flex_attention as flex
 
-from svg.backends._flex_tiles import INTEGERS, Palette, palette, tile_lists
+from svg.backends._flex_tiles import mask_mod, palette, tile_lists
 from svg.backends._per_head import check_fits, check_tensors
-from svg.block_mask import FULL, PARTIAL
 from svg.plan import AttentionPlan
 
 # A CUDA kernel's own tiles divide the mask's; it has none below 16.
@@ -87,7 +86,7 @@ class FlexBackend:
         block_mask = flex.BlockMask.from_kv_blocks(
             *tile_lists(tiles, assignment, lengths, sizes[1]),
             BLOCK_SIZE=sizes,
-            mask_mod=_mask_mod(tiles, assignment.expand(batch, num_heads), lengths, sizes, seq_len),
+            mask_mod=mask_mod(tiles, assignment.expand(batch, num_heads), lengths, sizes, seq_len),
             seq_lengths=(seq_len, seq_len),
             compute_q_blocks=False,
         )
@@ -156,48 +155,3 @@ def _tile_size(offsets: torch.Tensor) -> int:
         # One tile that holds everything may be called any size from its own up.
         return math.ceil(sizes[0] / KERNEL_TILE) * KERNEL_TILE
     return sizes[0] if set(sizes[:-1]) == {sizes[0]} and 0 < sizes[-1] <= sizes[0] else 0
-
-
-def _mask_mod(
-    tiles: Palette,
-    assignment: torch.Tensor,
-    lengths: torch.Tensor | None,
-    sizes: tuple[int, int],
-    seq_len: int,
-) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return the mask of the whole plan, the same code for every plan: only the captured tensors differ.
-
-    It equals the tile lists where it stands, not only in partial tiles, because uncompiled FlexAttention ignores them.
-    """
-    state, integers = tiles.state[assignment], tiles.integers[assignment]
-    if lengths is None:
-        lengths = torch.full((assignment.shape[0],), seq_len, device=assignment.device)
-    query_size, key_size = sizes
-
-    def keep(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        tile = state[batch, head, query // query_size, key // key_size]
-        kept = (tile == FULL) | ((tile == PARTIAL) & _pattern_keeps(integers, batch, head, query, key))
-        return kept & (key < lengths[batch])
-
-    return keep
-
-
-def _pattern_keeps(
-    integers: torch.Tensor, batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
-) -> torch.Tensor:
-    """``TokenPattern.keep`` with the pattern's integers read from a tensor, without a branch on their values."""
-
-    def of(name: str) -> torch.Tensor:
-        return integers[batch, head, INTEGERS.index(name)]
-
-    from_query, from_key = query - of("query_start"), key - of("key_start")
-    offset = of("query_scale") * (from_query // of("unit")) - of("key_scale") * (from_key // of("unit"))
-    query_in_band = (from_query >= 0) & (query < of("query_stop"))
-    key_in_band = (from_key >= 0) & (key < of("key_stop"))
-    kept = query_in_band & key_in_band & (offset.abs() <= of("half_width"))
-    kept = kept | ((key >= of("sink_start")) & (key < of("sink_stop")))
-    kept = kept | (key_in_band & (of("sink_stride") > 0) & (from_key % of("sink_stride").clamp(min=1) == 0))
-    kept = kept | ((query >= of("text_start")) & (query < of("text_stop")))
-    kept = kept | ((key >= of("text_start")) & (key < of("text_stop")))
-    query_is_valid, key_is_valid = query < of("valid_stop"), key < of("valid_stop")
-    return (kept & query_is_valid & key_is_valid) | (~query_is_valid & ~key_is_valid)

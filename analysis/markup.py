@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.settings import counted, environments, listed
 from analysis.statistics import Values
-from analysis.summary import FORMATS, quality_columns
+from analysis.summary import FORMATS, full_labels, quality_columns
 
 PHASES = ("attention", "profiling", "reordering", "rest")
 _SPEEDS = ("speedup", "attention_speedup")
@@ -79,8 +79,8 @@ def summary_table(table: pd.DataFrame, methods: Sequence[str]) -> str:
 
 def time_bars(measurements: pd.DataFrame, table: pd.DataFrame) -> str:
     """Return a bar a setting: mean seconds of one generation by phase, and a mark where its dense twin ended."""
-    values = Values(measurements)
-    rows = [(row, _times(values, row["runs"])) for _, row in table.iterrows() if row["status"] == "complete"]
+    values, named = Values(measurements), table.assign(label=full_labels(table))
+    rows = [(row, _times(values, row["runs"])) for _, row in named.iterrows() if row["status"] == "complete"]
     rows = [(row, phases) for row, phases in rows if phases]
     if not rows:
         return '<p class="empty">No phases were timed.</p>'
@@ -175,9 +175,11 @@ def _period(created: pd.Series) -> str:
 
 
 def _heading(table: pd.DataFrame, name: str) -> str:
-    text = FORMATS[name][0]
+    # Its hyphen must not end a line.
+    text = FORMATS[name][0].replace("-", "\u2011")
     twins = table["dense_backend"].unique()
-    return f"{text} vs {twins[0]}" if name == "speedup" and len(twins) == 1 else text[0].upper() + text[1:]
+    text = text[0].upper() + text[1:]
+    return f"{text} vs {twins[0]}" if name == "speedup" and len(twins) == 1 else text
 
 
 def _cell(text: str, value: Any, tip: str = "") -> str:
@@ -192,7 +194,7 @@ def _tip(text: str) -> str:
 def _method(row: pd.Series, methods: Sequence[str]) -> str:
     texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in row["knobs"].items()}
     knobs = "".join(f'<span class="knob">{escape(name)} <b>{escape(text)}</b></span>' for name, text in texts.items())
-    color = f"--swatch:var(--method-{list(methods).index(row['method']) % 8})" if row["method"] in methods else ""
+    color = f"--swatch:var(--method-{list(methods).index(row['method']) % 10})" if row["method"] in methods else ""
     name = f'<span class="method" style="{color}">{escape(str(row["method"]))}</span>'
     return f'<th scope="row" data-value="{escape(row["label"])}">{name}{knobs}</th>'
 
@@ -205,7 +207,7 @@ def _number(row: pd.Series, name: str, table: pd.DataFrame, notes: dict[str, int
         if row[f"{name}_infinite"] == row[f"{name}_total"]:
             return _cell("∞", "1e999", f"identical to the dense video, {counted(row[f'{name}_total'], 'time')}")
         return _cell(f'<span class="none">n/a{_footnote(name, note, notes)}</span>', None)
-    text = escape(template.format(value))
+    text = escape(template.format(value)) + (_footnote(name, note, notes) if note else "")
     if not pd.isna(row[f"{name}_ci95"]):
         text += f" <small>± {escape(template.format(row[f'{name}_ci95']).rstrip('×'))}</small>"
     if name == "speedup" and table["dense_backend"].nunique() > 1:
@@ -214,7 +216,7 @@ def _number(row: pd.Series, name: str, table: pd.DataFrame, notes: dict[str, int
     tip = f"mean of {counted(row[f'{name}_n'], 'video')}, from {low} to {high}"
     if name == "density_executed" and not pd.isna(row["density_executed_token"]):
         tip += f"; by token {row['density_executed_token']:.3f}, overall {row['density_overall']:.3f}"
-    return _cell(text + (_footnote(name, note, notes) if note else ""), f"{value:.10g}", tip)
+    return _cell(text, f"{value:.10g}", tip)
 
 
 def _footnote(name: str, note: str, notes: dict[str, int]) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.settings import describe, knob_text
 from analysis.statistics import Values
-from analysis.summary import FORMATS, QUALITY, summary
+from analysis.summary import FORMATS, QUALITY, full_labels, summary
 
 # A share of 0 to 1 as a byte of 0 to 250; 255 where no choice was made.
 _FULL, _NONE = 250, 255
@@ -36,6 +36,8 @@ def payload(measurements: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
     table = runs[runs["status"] == "complete"].set_index("run_id", drop=False)
     protocols = _protocols(measurements)
     tables = [summary(measurements, runs, protocol=name, pooled=False) for name in protocols]
+    for rows in tables:
+        rows["label"] = full_labels(rows)
     by_run = {name: rows.set_index(rows["runs"].str[0]) for name, rows in zip(protocols, tables, strict=True)}
     metrics = _metrics(by_run, measurements)
     details = dict(list(measurements[measurements[["frame", "head"]].notna().any(axis=1)].groupby("run_id")))

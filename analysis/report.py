@@ -22,7 +22,7 @@ import pandas as pd
 from analysis import load, markup
 from analysis.payload import embed, payload
 from analysis.settings import listed
-from analysis.summary import summary
+from analysis.summary import full_labels, summary
 from analysis.table import print_summary
 from svg.results import RecordError
 
@@ -57,7 +57,9 @@ def render(measurements: pd.DataFrame, runs: pd.DataFrame, max_mb: float = 25) -
         "nav": markup.links(_SECTIONS.items()),
         "table": markup.summary_table(table, content["methods"]),
         "time": markup.time_bars(measurements, table),
-        "runs": markup.run_details(runs, {run: row.label for row in table.itertuples() for run in row.runs}),
+        "runs": markup.run_details(
+            runs, {run: label for label, ids in zip(full_labels(table), table["runs"], strict=True) for run in ids}
+        ),
         "footer": "Made by analysis.report from the records beside it.",
         "css": _template("report.css"),
         "js": "\n".join(_template(name) for name in _SCRIPTS),
@@ -72,7 +74,7 @@ def render(measurements: pd.DataFrame, runs: pd.DataFrame, max_mb: float = 25) -
 
 
 def write_report(runs_dir: str | Path, output: str | Path | None = None, max_mb: float = 25) -> Path:
-    """Print the table of the runs below ``runs_dir`` and write their report.
+    """Write the report of the runs below ``runs_dir`` and print their table.
 
     Args:
         runs_dir: A folder of records.
@@ -90,12 +92,12 @@ def write_report(runs_dir: str | Path, output: str | Path | None = None, max_mb:
     if len(damaged):
         raise RecordError(f"{damaged['error.message'].iloc[0]}; delete {damaged['path'].iloc[0]} or make the run again")
     measurements = load.measurements(runs_dir)
-    print_summary(summary(measurements, runs), runs)
     target = Path(output) if output is not None else Path(runs_dir) / "report.html"
     try:
         _write(target, render(measurements, runs, max_mb))
     except OSError as error:
         raise RecordError(f"--output {target} cannot be written: {error.strerror}") from error
+    print_summary(summary(measurements, runs), runs)
     return target
 
 
@@ -132,11 +134,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         path = write_report(options.runs_dir, options.output, options.max_mb)
+        print(f"\n{path}", flush=True)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print()
-    print(path)
+    except BrokenPipeError:
+        # Whoever reads the table has read enough; the interpreter must not try again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -26,13 +26,20 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
     """
     table = runs.set_index("run_id", drop=False)
     chosen = [name for name in table if _is_setting(name)]
-    texts = {name: table[name].map(_text) for name in chosen}
-    shown = [name for name in chosen if name in _ALWAYS or _differs(texts[name], table["method"], name)]
-    # Dense and sparse runs have different backends by nature.
-    shown += [name for name in ("backend", "dense_backend") if _differs(table[name], table["method"], "method.")]
+    texts = {name: table[name].map(_text) for name in (*chosen, "backend", "dense_backend")}
+    # Dense and sparse runs have different backends by nature, and different knobs: compared within a method.
+    own = [name for name in texts if name.startswith("config.method.") or name not in chosen]
+    differing = {name: set(table["method"]) for name in texts if name not in own and texts[name].nunique() > 1}
+    for name in own:
+        counts = texts[name].groupby(table["method"]).nunique()
+        differing[name] = set(counts.index if name in _ALWAYS else counts.index[counts > 1])
     facts = pd.DataFrame(index=table.index)
     facts["knobs"] = [
-        {_short(name): _plain(table.at[run, name]) for name in shown if _is_set(table.at[run, name])}
+        {
+            _short(name): _plain(table.at[run, name])
+            for name, methods in sorted(differing.items(), key=lambda item: item[0] not in _ALWAYS)
+            if table.at[run, "method"] in methods and _is_set(table.at[run, name])
+        }
         for run in table.index
     ]
     facts["settings"] = [
@@ -95,13 +102,6 @@ def _is_setting(column: str) -> bool:
     if parts[0] != "config" or parts[1] in _SILENT or parts[1] in ("backend", "dense_backend"):
         return False
     return parts[-1] not in ("seed", "seeds", "name") and not parts[-1].startswith("_")
-
-
-def _differs(texts: pd.Series, methods: pd.Series, column: str) -> bool:
-    """Whether a setting tells runs apart that have the same method; one of all methods, whether it tells any apart."""
-    if "method." in column:
-        return bool((texts.groupby(methods).nunique() > 1).any())
-    return texts.nunique() > 1
 
 
 def _short(column: str) -> str:

@@ -79,6 +79,15 @@ def quality_columns(table: pd.DataFrame) -> list[str]:
     return [name for name in QUALITY if (table[f"{name}_total"] > 0).any()]
 
 
+def full_labels(table: pd.DataFrame) -> list[str]:
+    """Return a name for each row of a summary that no other row has: with the model and the environment if several."""
+    several_models, several_machines = table["model"].nunique() > 1, table["environment"].nunique() > 1
+    return [
+        (f"{row.model} " if several_models else "") + row.label + (f" [{row.environment}]" if several_machines else "")
+        for row in table.itertuples()
+    ]
+
+
 def cell(row: pd.Series, quantity: str, *, interval: bool = True) -> str:
     """Return one number of a summary's row as text; empty where it was not asked about, its note where it has none."""
     template = FORMATS[quantity][1]

@@ -8,13 +8,13 @@ import textwrap
 import pandas as pd
 
 from analysis.settings import counted, environments, listed, machine_text
-from analysis.summary import FORMATS, QUALITY, cell, quality_columns, summary
+from analysis.summary import FORMATS, QUALITY, cell, full_labels, quality_columns, summary
 
 __all__ = ["print_summary", "summary"]
 
 _GAP = "  "
 # The interval of every number would not fit.
-_INTERVALS = ("speedup", "psnr_db", "ssim")
+_INTERVALS = ("speedup", "psnr_db")
 
 
 def print_summary(table: pd.DataFrame, runs: pd.DataFrame, width: int | None = None) -> None:
@@ -30,11 +30,8 @@ def _lines(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
     twins = table["dense_backend"].unique()
     if len(twins) == 1:
         headings[2] += f" vs {twins[0]}"
-    several_models, several_machines = table["model"].nunique() > 1, table["environment"].nunique() > 1
     grid: list[tuple[str, list[str] | str]] = []
-    for _, row in table.iterrows():
-        label = f"{row['model']} {row['label']}" if several_models else row["label"]
-        label += f" [{row['environment']}]" if several_machines else ""
+    for label, (_, row) in zip(full_labels(table), table.iterrows(), strict=True):
         if row["status"] != "complete":
             grid.append((label, f"{row['status']}: {row['error']}"))
             continue

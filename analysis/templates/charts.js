@@ -1,5 +1,5 @@
 // Draws quality and speed-up over density: every run a dot, an interval where there is one, identical videos on top.
-const colorOf = (run) => `var(--method-${data.methods.indexOf(run.method) % 8})`;
+const colorOf = (run) => `var(--method-${data.methods.indexOf(run.method) % 10})`;
 
 function ticks(low, high, count) {
   const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));

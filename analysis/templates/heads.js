@@ -107,8 +107,10 @@ function loadHeads() {
   const first = Array.from({ length: facts.steps }, (_, step) => step).find((step) => Array.from({ length: facts.layers }, (_, layer) => valueAt(step, layer)).some((value) => value != null));
   heads.step = Math.min(facts.steps - 1, Math.max(heads.step, first ?? 0));
   $("step").value = heads.step;
+  const layer = Math.max(0, Array.from({ length: facts.layers }, (_, layer) => valueAt(heads.step, layer)).findIndex((value) => value != null));
+  [cursors.layerStep[0], cursors.headLayer[1]] = [layer, layer];
   drawHeads();
-  $("heads-values").textContent = "";
+  tellLayer(layer, heads.step);
 }
 
 const withHeads = data.runs.filter((run) => run.heads);

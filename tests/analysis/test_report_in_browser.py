@@ -148,6 +148,7 @@ def test_the_head_maps_show_every_layer_step_and_head(page):
     assert page.evaluate(count.format("head-layer")) == LAYERS * HEADS
     page.evaluate("document.querySelector('#head-layer svg').focus()")
     page.press("ArrowRight")
+    page.press("ArrowLeft")
     text = page.evaluate("document.getElementById('heads-values').textContent")
     assert text.startswith("Step 2, layer 1, head 0: ")
     assert text.endswith("% temporal")

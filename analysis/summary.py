@@ -117,6 +117,8 @@ def _row(runs: pd.DataFrame, facts: pd.DataFrame, values: Values, protocol: str)
     for name in ("density_executed", "density_executed_token"):
         if row[f"{name}_total"] == 0 and row["density_overall"] == 1:
             row |= _columns(name, estimate(values.select(ids, *_FIXED["density_overall"])))
+    if row["fallbacks"]:
+        row["density_executed_note"] = f"{row['fallbacks']:g} sparse calls a video ran dense, on average"
     for name in QUALITY:
         row |= _columns(name, estimate(values.select(ids, name, protocol)))
     return row

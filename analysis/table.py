@@ -47,8 +47,8 @@ def _lines(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
     first = min(longest, max(24, width - sum(widths) - len(_GAP) * len(widths)))
     lines = [*_header(table, runs, width), "", _line("method", headings[1:], first, widths)]
     lines.append("─" * len(lines[-1]))
-    for label, cells in grid:
-        lines += _wrapped(label, cells, first, widths)
+    for label, texts in grid:
+        lines += _wrapped(label, texts, first, widths)
     return [*lines, "", *_legend(table, notes, width)]
 
 

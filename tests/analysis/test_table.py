@@ -144,6 +144,17 @@ def test_several_dense_backends_stand_beside_their_speedups(tmp_path, capsys):
     assert "1.50× sdpa" in text and "1.50× flex" in text
 
 
+def test_sparse_calls_that_ran_dense_are_told(tmp_path, capsys):
+    place = {"prompt_id": "p0", "seed": 0}
+    density = Measurement(quantity="density_executed", unit="1", value=0.4, protocol="tile", **place)
+    write(tmp_path, "a", density, Measurement(quantity="fallbacks", unit="calls", value=3, **place))
+    write(tmp_path, "b", density, Measurement(quantity="fallbacks", unit="calls", value=0, **place), method="other")
+    print_summary(table_of(tmp_path), load.runs(tmp_path), width=120)
+    lines = capsys.readouterr().out.splitlines()
+    assert "[1] density: 3 sparse calls a video ran dense, on average" in lines
+    assert sum("0.400 [1]" in line for line in lines) == 1
+
+
 def test_long_names_wrap_and_lose_nothing(tmp_path, capsys):
     name = "a_method_with_a_very_long_name_that_does_not_fit_into_a_line_of_a_terminal"
     write(tmp_path, "a", psnr(20.0), method=name)

@@ -89,9 +89,9 @@ class TokenPattern:
         stop = torch.where(in_range, stop, start)
         keeps_all = (query >= self.text_start) & (query < self.text_stop)
         start, stop = start.masked_fill(keeps_all, 0), stop.masked_fill(keeps_all, self.key_len)
-        starts = [start, torch.full_like(start, self.sink_start), torch.full_like(start, self.text_start)]
-        stops = [stop, torch.full_like(stop, self.sink_stop), torch.full_like(stop, self.text_stop)]
-        starts, stops = torch.stack(starts, 1), torch.stack(stops, 1)
+        fixed = torch.full_like
+        starts = torch.stack([start, fixed(start, self.sink_start), fixed(start, self.text_start)], 1)
+        stops = torch.stack([stop, fixed(stop, self.sink_stop), fixed(stop, self.text_stop)], 1)
         if self.valid_stop is not None:
             is_valid = (query < self.valid_stop)[:, None]
             starts, stops = starts.clamp(max=self.valid_stop), stops.clamp(max=self.valid_stop)

@@ -14,7 +14,8 @@ _SILENT = ("runs_dir", "run_id", "store_dir", "tracking", "overwrite", "experime
 _NAMES = ("model", "method", "backend", "dense_backend")
 # Shown wherever they are set: a table of sparse attention without them says nothing.
 _ALWAYS = ("config.method.sparsity", "config.method.density")
-_PER_MOMENT = ("provenance.command", "provenance.load_average")
+# The model itself is among the settings, by its fingerprint.
+_PER_MOMENT = ("provenance.command", "provenance.load_average", "provenance.model_path")
 
 
 def describe(runs: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +100,7 @@ def _environment_columns(table: pd.DataFrame) -> list[str]:
 
 def _is_setting(column: str) -> bool:
     parts = column.split(".")
-    if parts[0] != "config" or parts[1] in _SILENT or parts[1] in ("backend", "dense_backend"):
+    if parts[0] != "config" or parts[1] in _SILENT or column in ("config.backend", "config.dense_backend"):
         return False
     return parts[-1] not in ("seed", "seeds", "name") and not parts[-1].startswith("_")
 

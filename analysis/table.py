@@ -105,5 +105,5 @@ def _legend(table: pd.DataFrame, notes: dict[str, int], width: int) -> list[str]
         texts.append("Letters: other machines, versions or code; times of two letters do not compare.")
     lines = textwrap.wrap(" ".join(texts), width)
     for note, number in notes.items():
-        lines += textwrap.wrap(f"[{number}] {note}", width, subsequent_indent="    ")
+        lines += textwrap.wrap(f"[{number}] {note}", width, subsequent_indent="    ", break_on_hyphens=False)
     return lines

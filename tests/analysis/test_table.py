@@ -96,7 +96,7 @@ def test_other_machines_versions_and_code_are_never_averaged(tmp_path, changed):
 
 def test_the_load_of_the_machine_does_not_split_a_row(tmp_path):
     write(tmp_path, "a", psnr(20.0))
-    busy = PROVENANCE | {"load_average": [9.0, 9.0, 9.0], "command": "python -m experiments.compare seed=1"}
+    busy = PROVENANCE | {"load_average": [9.0, 9.0, 9.0], "command": "x seed=1", "model_path": "/elsewhere"}
     write(tmp_path, "b", psnr(30.0, seed=1), seed=1, provenance=busy)
     assert len(table_of(tmp_path)) == 1
 
@@ -105,6 +105,16 @@ def test_the_knobs_of_a_row_are_those_that_differ(tmp_path):
     for size in (32, 64):
         write(tmp_path, f"b{size}", psnr(20.0), block_size=size, num_sampled_rows=64)
     assert set(table_of(tmp_path)["label"]) == {"svg sparsity=0.25 block_size=32", "svg sparsity=0.25 block_size=64"}
+
+
+def test_the_settings_of_a_backend_are_knobs(tmp_path):
+    for size in (32, 64):
+        config = {"seed": 0, "method": {}, "backend": {"name": "flex", "tile": size}}
+        names = {"model": "m", "method": "svg", "backend": "flex", "dense_backend": "sdpa"}
+        facts = {"config": config, "provenance": PROVENANCE, "prompts": [], "seeds": [0]}
+        with RunWriter(tmp_path, f"b{size}", **names, **facts) as run:
+            run.add(psnr(20.0))
+    assert table_of(tmp_path)["label"].tolist() == ["svg backend.tile=32", "svg backend.tile=64"]
 
 
 def test_the_protocol_is_chosen_and_never_mixed(tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Union
 
 from svg import backends
+from svg.methods.svg_upstream import SvgUpstream
 
 
 def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any], upstream: Mapping[str, Any]) -> Any:
@@ -28,6 +29,9 @@ def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any], upstr
     method_class = _find(target)
     given = {name: value for name, value in settings.items() if name != "_target_"}
     known = inspect.signature(method_class).parameters
+    # Most methods lack some of these fields; svg_upstream has all that any of ours has.
+    for group, names in (("model.method_defaults", defaults), ("model.upstream", upstream)):
+        check_keys(group, names, {*known, *inspect.signature(SvgUpstream).parameters})
     check_keys("method", given, known)
     if given.get("density") is not None:
         defaults = {name: value for name, value in defaults.items() if name != "sparsity"}

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -32,6 +33,7 @@ _NOISE = (
     "See https://",
     "To append to your config",
 )
+CONF = Path(__file__).resolve().parent.parent / "conf"
 USER_ERRORS = (ValueError, RecordError, HydraException, OmegaConfBaseException, OSError)
 
 
@@ -51,7 +53,7 @@ def command(task: Callable[[Config, Any], None]) -> Callable[[], None]:
             process.failures += 1
             _say(f"{' '.join(names.overrides)}: {one_line(error)}" if names.is_sweep else one_line(error))
 
-    main = hydra.main(config_path="../conf", config_name="config", version_base="1.3")(job)
+    main = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)
 
     def run() -> None:
         process.pid, process.failures = os.getpid(), 0
@@ -102,13 +104,23 @@ def typed(config: DictConfig) -> Config:
 
 def one_line(error: BaseException) -> str:
     """Return an error's message in one line, without what only Hydra's authors need."""
-    cause = error.__cause__ if isinstance(error, HydraException) else error
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.key is not None:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None and cause.key is not None:
         known = [str(name) for name in cause.parent_node or ()]
         place = cause.full_key or str(cause.key)
         near = difflib.get_close_matches(str(cause.key), known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"known here are {', '.join(sorted(known)) or 'none'}"
+        group = place.rpartition(".")[0]
+        hint = (
+            f"did you mean {group}{'.' if group else ''}{near[0]}?"
+            if near
+            else f"known here are {', '.join(sorted(known)) or 'none'}"
+        )
         return f"{place} is no setting; {hint}"
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={name} is not in conf/{group}; known are {', '.join(error.options)}"
     lines = []
     for line in str(error).splitlines():
         line = line.strip()

@@ -90,13 +90,12 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def load_pipeline(model: ModelConfig, device: torch.device) -> tuple[Any, str]:
-    """Return a model's pipeline on a device, and the fingerprint of its files; loaded once for a sweep in one process.
+def load_pipeline(model: ModelConfig, folder: Path, device: torch.device) -> Any:
+    """Return the pipeline in ``folder`` on a device; loaded once for a sweep in one process.
 
     Raises:
-        ValueError: As ``find_folder`` does, or if the files cannot be loaded.
+        ValueError: If the files cannot be loaded.
     """
-    folder = find_folder(model)
     marks = tuple((file.as_posix(), file.stat().st_mtime_ns) for file in _files(folder))
     return _load(model.pipeline, folder, model.dtype, model.vae_dtype or model.dtype, model.flow_shift, device, marks)
 
@@ -104,7 +103,7 @@ def load_pipeline(model: ModelConfig, device: torch.device) -> tuple[Any, str]:
 @lru_cache(maxsize=1)
 def _load(
     name: str, folder: Path, dtype: str, vae_dtype: str, flow_shift: float | None, device: torch.device, marks: tuple
-) -> tuple[Any, str]:
+) -> Any:
     import diffusers
     import transformers
 
@@ -122,7 +121,7 @@ def _load(
     if flow_shift is not None:
         pipeline.scheduler = with_flow_shift(pipeline.scheduler, flow_shift)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device), fingerprint(folder)
+    return pipeline.to(device)
 
 
 def with_flow_shift(scheduler: Any, flow_shift: float) -> Any:

@@ -13,7 +13,7 @@ import torch
 from experiments import rows, tracking, twins
 from experiments.building import build_backend, build_dense_backend, build_method
 from experiments.generation import Generation, Generator
-from experiments.loading import load_pipeline
+from experiments.loading import find_folder, fingerprint, load_pipeline
 from experiments.progress import Progress
 from experiments.schema import Config
 from experiments.warmup import WarmUp, probe, warm_up
@@ -40,7 +40,11 @@ class Names:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run whose settings have been checked; nothing is loaded yet."""
+    """A run whose settings have been checked; nothing is loaded yet.
+
+    Args:
+        settings: Everything that decides what is measured, and nothing else: what the run's hash is made of.
+    """
 
     config: Config
     names: Names
@@ -48,6 +52,7 @@ class Plan:
     backend: Any
     device: torch.device
     prompts: list[Prompt]
+    folder: Path
     settings: dict[str, Any]
 
     @property
@@ -88,19 +93,25 @@ def check(config: Config, names: Names) -> Plan:
         prompts = load_prompts(config.prompts.path)
     else:
         prompts = make_prompts(config.prompts.texts)
+    folder = find_folder(config.model)
+    # The weights count, wherever they lie; defaults have gone into the method.
+    model = {name: value for name, value in asdict(config.model).items() if name not in ("method_defaults", "upstream")}
+    model |= {"name": names.model, "fingerprint": fingerprint(folder)}
+    if config.model.revision is None:
+        del model["path"]
     settings = {
         "seed": config.seed,
         "seeds": config.seeds,
-        "model": {"name": names.model, **asdict(config.model)},
+        "model": model,
         "method": {"name": names.method, **_fields(method), "_target_": config.method["_target_"]},
         "backend": {"name": backend.name, **_fields(backend)},
         "dense_backend": config.dense_backend,
         "prompts": [prompt.text for prompt in prompts],
-        "quality": asdict(config.quality),
+        "quality": {"metrics": config.quality.metrics, "protocols": config.quality.protocols},
         "device": config.device,
         "threads": config.threads,
     }
-    return Plan(config, names, method, backend, device, prompts, settings)
+    return Plan(config, names, method, backend, device, prompts, folder, settings)
 
 
 def pick_device(name: str) -> torch.device:
@@ -135,9 +146,12 @@ def run(plan: Plan) -> Path:
     if present is not None and present.config_hash == plan.hash and not config.overwrite:
         print(f"{plan.run_id}: already complete, made {present.created}; overwrite=true makes it again", flush=True)
         return path
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    pipeline, fingerprint = load_pipeline(config.model, plan.device)
+    if present is not None and not config.overwrite:
+        raise ValueError(
+            f"run_id={plan.run_id}: {path} holds a complete run with other settings; choose another run_id or runs_dir"
+        )
+    set_threads(config)
+    pipeline = load_pipeline(config.model, plan.folder, plan.device)
     model = config.model
     adapter_for(pipeline).check_size(pipeline, model.height, model.width, model.num_frames)
     generator = Generator(pipeline, model, plan.device)
@@ -150,7 +164,7 @@ def run(plan: Plan) -> Path:
         backend=plan.backend.name,
         dense_backend=dense_backend.name,
         config=plan.settings,
-        provenance=provenance.collect() | {"model_fingerprint": fingerprint},
+        provenance=provenance.collect() | {"model_path": config.model.path},
         prompts=[asdict(prompt) for prompt in plan.prompts],
         seeds=config.seeds,
         overrides=plan.names.overrides,
@@ -164,13 +178,21 @@ def run(plan: Plan) -> Path:
         warm = None if plan.names.is_sweep else ready()
         with writer:
             warm = warm or ready()
-            store = twins.Twins(Path(config.store_dir or Path(config.runs_dir) / ".dense"), fingerprint)
+            store = twins.Twins(
+                Path(config.store_dir or Path(config.runs_dir) / ".dense"), plan.settings["model"]["fingerprint"]
+            )
             for prompt, seed in jobs:
                 measured = _measure(plan, generator, dense_backend, store, writer, warm, prompt, seed, bar)
                 writer.extend(measured)
     tracking.publish(config.tracking, path)
     print(f"{plan.run_id}: {len(jobs)} video{'s' if len(jobs) > 1 else ''} in {path}", flush=True)
     return path
+
+
+def set_threads(config: Config) -> None:
+    """Give torch the CPU threads that the settings ask for, if they do."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
 
 
 def pick_dense_backend(name: str, generator: Generator, prompt: str) -> Any:

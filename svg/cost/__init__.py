@@ -1,1 +1,1 @@
-"""What a generation costs: time by phase and step, memory, FLOPs; and whether what was timed computed the right thing."""
+"""What a generation costs: time by phase and step, memory, FLOPs; and a check of what was computed meanwhile."""

@@ -1,0 +1,59 @@
+"""Make videos and measure nothing: ``python -m experiments.generate [SETTING=VALUE ...]``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from experiments import runner
+from experiments.entry import command
+from experiments.generation import Generator
+from experiments.loading import load_pipeline
+from experiments.progress import Progress
+from experiments.schema import Config
+from svg.models import adapter_for
+from svg.video import write_lossless, write_preview
+
+
+@command
+def main(config: Config, names: runner.Names) -> None:
+    plan = runner.check(config, names)
+    folder = Path(config.runs_dir) / "videos"
+    jobs = [
+        (prompt, seed, folder / f"{plan.run_id}-{prompt.prompt_id}-s{seed}.mkv")
+        for prompt in plan.prompts
+        for seed in config.seeds
+    ]
+    present = next((path for _, _, path in jobs if path.exists()), None)
+    if present is not None and not config.overwrite:
+        raise ValueError(f"runs_dir={config.runs_dir}: {present} is there already; overwrite=true makes it again")
+    runner.set_threads(config)
+    pipeline = load_pipeline(config.model, plan.folder, plan.device)
+    model = config.model
+    adapter_for(pipeline).check_size(pipeline, model.height, model.width, model.num_frames)
+    generator = Generator(pipeline, model, plan.device)
+    dense_backend = runner.pick_dense_backend(config.dense_backend, generator, plan.prompts[0].text)
+    with Progress(plan.run_id, len(jobs) * model.num_inference_steps) as bar:
+        for prompt, seed, path in jobs:
+            made = generator(prompt.text, seed, plan.method, plan.backend, dense_backend, on_step=bar.step)
+            assert made.frames is not None
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(path, partial(write_lossless, video=made.frames, fps=model.fps))
+            _write(path.with_suffix(".mp4"), partial(write_preview, video=made.frames, fps=model.fps))
+            print(f"{path} and {path.with_suffix('.mp4').name}: {made.total_s:.1f} s", flush=True)
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file that appears whole or not at all."""
+    unfinished = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        write(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""A folder with a tiny random pipeline, and the ways to compose settings and to call a command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from experiments import compare, generate, runner, schema
+from experiments.entry import CONF, typed
+from tests.tiny_pipelines import tiny_wan_pipeline
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    """The folder of a random WanPipeline."""
+    folder = tmp_path_factory.mktemp("model") / "wan"
+    tiny_wan_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def small(model_folder, tmp_path) -> list[str]:
+    """Settings under which a run takes a second: 27 tokens, 3 steps, records in a fresh folder."""
+    return [
+        f"model.path={model_folder}",
+        "model.height=32",
+        "model.width=48",
+        "model.num_frames=9",
+        "model.num_inference_steps=3",
+        "model.max_sequence_length=16",
+        "quality.metrics=[psnr,ssim]",
+        "device=cpu",
+        "threads=1",
+        f"runs_dir={tmp_path / 'runs'}",
+    ]
+
+
+@pytest.fixture
+def sparse(small) -> list[str]:
+    """``small`` for methods that have tiles."""
+    return [*small, "method.sparsity=0.7", "method.block_size=2"]
+
+
+def composed(*overrides: str) -> schema.Config:
+    """Return the checked settings of a command line."""
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return typed(compose("config", overrides=list(overrides)))
+
+
+def planned(*overrides: str, method: str = "svg", is_sweep: bool = False) -> runner.Plan:
+    """Return the plan of a command line."""
+    names = runner.Names("tiny_wan", method, list(overrides), None, is_sweep)
+    return runner.check(composed(f"method={method}", *overrides), names)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Call a command in this process; returns its exit status, standard output and standard error."""
+
+    def run(*arguments: str, command: str = "compare") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", [command, *arguments])
+        status = 0
+        try:
+            {"compare": compare, "generate": generate}[command].main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run

@@ -1,0 +1,143 @@
+"""What a user can cause ends in one line that names the setting, its value and the rule; nothing is written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from experiments import runner
+from experiments.loading import PROJECT
+
+
+def refused(call, tmp_path, *arguments: str, status: int = 2) -> str:
+    """Call compare, check that it refuses in one line and writes nothing, and return the line."""
+    got, out, err = call(*arguments)
+    assert (got, out) == (status, "")
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    assert "Traceback" not in err
+    runs = tmp_path / "runs"
+    assert not runs.exists() or all(entry.name == ".dense" for entry in runs.iterdir())
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["method.sparsity=0"], "method.sparsity .* is 0; it must be in"),
+        (["method.sparsity=1.5"], "method.sparsity .* is 1.5; it must be in"),
+        (["method.sparsity=-0.1"], "method.sparsity .* is -0.1"),
+        (["method.sparsity=0.02"], "method.sparsity .* is 0.02, but text, first frame and diagonal alone keep"),
+        (["method.density=0.3"], "method.sparsity=0.7 and method.density=0.3 are the same quantity"),
+        (["method.num_sampled_rows=0"], "method.num_sampled_rows is 0; it must be at least 1"),
+        (["method.num_sampled_rows=many"], "method.num_sampled_rows is 'many'; it must be a whole number"),
+        (["method.first_times_fp=2"], "method.first_times_fp is 2; it must be in"),
+        (["method.spasity=0.3"], "method.spasity is no setting; did you mean method.sparsity"),
+        (["+method.spasity=0.3"], "method.spasity is no setting of this method; did you mean method.sparsity"),
+        (["model.hight=32"], "model.hight is no setting; did you mean model.height"),
+        (["method=sgv"], "method=sgv is not in conf/method; known are dense, "),
+        (["method._target_=svg.methods.none.None"], "method._target_=svg.methods.none.None cannot be imported"),
+        (["model.height=40"], "model.height is 40; this model takes multiples of 16, such as"),
+        (["model.width=40"], "model.width is 40; this model takes multiples of 16"),
+        (["model.num_frames=8"], r"model.num_frames is 8; this model takes 4k \+ 1 frames, such as 9"),
+        (["model.num_frames=133"], "model.num_frames makes 34 positions; this model knows at most 32"),
+        (["model.num_frames=nine"], "model.num_frames"),
+        (["model.path=nowhere"], "model.path=nowhere is not a folder"),
+        (["model.flow_shift=-1"], "model.flow_shift is -1"),
+        (["backend=sdpa"], "sdpa computes dense plans only, .*; use backend="),
+        (["backend=none"], "backend=none is not in conf/backend"),
+        (["dense_backend=none"], "dense_backend is 'none'; it must be one of auto"),
+        (["dense_backend=sdpa_cudnn"], "kernel cudnn needs CUDA"),
+        (["device=tpu"], "device is 'tpu'"),
+        (["device=cuda"], "device is 'cuda', but torch finds no CUDA GPU"),
+        (["prompts.path=nowhere.txt"], "prompts.path=nowhere.txt cannot be read"),
+        (["prompts.texts=[]"], "prompts.texts holds no prompt"),
+        (["quality.metrics=[fid]"], "quality.metrics holds 'fid'; known are"),
+        (["quality.protocols=[mine]"], "quality.protocols holds 'mine'"),
+        (["run_id=a/b"], "run_id is 'a/b'; it must be a file name"),
+        (["seed=-1"], "seeds holds -1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_setting_is_refused_in_one_line(call, tmp_path, sparse, arguments, words, monkeypatch):
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    method = [] if any(word.startswith("method=") for word in arguments) else ["method=svg"]
+    line = refused(call, tmp_path, *method, *sparse, *arguments)
+    assert re.search(words, line), line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"", "holds no prompt"), (b"\n\n", "holds no prompt"), (b"a\xff\n", "is not UTF-8: line 1")]
+)
+def test_a_prompt_file_without_prompts_or_not_in_utf8_is_refused(call, tmp_path, sparse, content, words):
+    (tmp_path / "prompts.txt").write_bytes(content)
+    assert words in refused(call, tmp_path, "method=svg", *sparse, f"prompts.path={tmp_path / 'prompts.txt'}")
+
+
+@pytest.fixture
+def broken(model_folder, tmp_path):
+    """A copy of the model that a test may damage."""
+    return shutil.copytree(model_folder, tmp_path / "broken")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "model_index.json").unlink(), "holds no model_index.json"),
+        (lambda folder: (folder / "model_index.json").write_text("{"), "model_index.json cannot be read"),
+        (lambda folder: shutil.rmtree(folder / "vae"), "is half there: its part vae is missing"),
+        (lambda folder: (folder / "vae" / "config.json").unlink(), "is half there: vae/config.json is missing"),
+        (
+            lambda folder: (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink(),
+            "has no safetensors in transformer",
+        ),
+        (
+            lambda folder: (folder / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short"),
+            "cannot be loaded as WanPipeline",
+        ),
+    ],
+)
+def test_half_a_checkpoint_is_refused_by_the_part_that_is_missing(call, tmp_path, sparse, broken, damage, words):
+    damage(broken)
+    assert words in refused(call, tmp_path, "method=svg", *sparse, f"model.path={broken}")
+
+
+def test_a_shard_that_the_index_names_must_be_there(call, tmp_path, sparse, broken):
+    index = {"weight_map": {"a": "part-2.safetensors"}}
+    (broken / "vae" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    line = refused(call, tmp_path, "method=svg", *sparse, f"model.path={broken}")
+    assert "vae/part-2.safetensors is missing" in line
+
+
+def test_a_full_disk_leaves_no_run(call, tmp_path, sparse, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runner, "write_lossless", full)
+    line = refused(call, tmp_path, "method=svg", *sparse)
+    assert "runs_dir=" in line and "No space left on device" in line
+
+
+def test_a_folder_of_another_run_is_refused(call, sparse, tmp_path):
+    assert call("method=svg", *sparse, "run_id=mine")[0] == 0
+    before = (tmp_path / "runs" / "mine" / "run.json").read_bytes()
+    status, out, err = call("method=svg", *sparse, "run_id=mine", "method.sparsity=0.8")
+    assert (status, out) == (2, "")
+    assert "run_id=mine: " in err and "choose another run_id or runs_dir" in err
+    assert (tmp_path / "runs" / "mine" / "run.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_real_command_ends_in_one_line_without_a_traceback(tmp_path):
+    command = [sys.executable, "-m", "experiments.compare", "method.sparsity=7", f"runs_dir={tmp_path / 'runs'}"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: method.sparsity (the fraction kept, also method.density) is 7; it must be in (0, 1]\n"
+    assert not (tmp_path / "runs").exists()

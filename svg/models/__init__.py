@@ -22,7 +22,13 @@ def adapter_for(pipeline: Any) -> Any:
     """
     for module in _modules():
         if type(pipeline).__name__ in module.PIPELINES:
-            return next(value for name, value in vars(module).items() if name.endswith("Adapter"))()
+            # An adapter may derive from one that its module imports.
+            [adapter] = [
+                value
+                for name, value in vars(module).items()
+                if name.endswith("Adapter") and value.__module__ == module.__name__
+            ]
+            return adapter()
     raise ValueError(
         f"no model adapter knows {type(pipeline).__name__}; known pipelines: {', '.join(known_pipelines())}"
     )

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from experiments import schema
+from experiments import help, schema
 from experiments.schema import Config
 from svg.results import RecordError
 
@@ -56,6 +56,11 @@ def command(task: Callable[[Config, Any], None]) -> Callable[[], None]:
     main = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)
 
     def run() -> None:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            module = sys.modules[task.__module__]
+            summary = (module.__doc__ or "").split(":")[0] + "."
+            print(help.text(f"experiments.{Path(str(module.__file__)).stem}", summary, CONF), end="")
+            return
         process.pid, process.failures = os.getpid(), 0
         process.wants_traceback = os.environ.get("SVG_TRACEBACK", "0") not in ("", "0")
         # Hydra then raises instead of printing several lines of its own.

@@ -96,7 +96,9 @@ class Generator:
             on_step: Called after every denoising step.
         """
         clock = Clock(self.device)
-        phases, marks, first = PhaseClock(clock), [], []
+        phases = PhaseClock(clock)
+        marks: list[Any] = []
+        first: list[Any] = []
 
         def after_step(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             marks.append(clock.mark())

@@ -23,8 +23,7 @@ def quality_rows(results: list[QualityResult], key: Mapping[str, Any]) -> Iterat
             value=result.value, n=result.n, spread=result.spread, status=result.status, reason=result.reason, **shared
         )
         for frame, value in enumerate(result.per_frame or ()):
-            status = "infinite" if value is None else "ok"
-            yield Measurement(value=value, frame=frame, status=status, **shared)
+            yield Measurement(value=value, frame=frame, status="infinite" if value is None else "ok", **shared)
 
 
 def density_rows(receipt: Receipt, requested: float | None, key: Mapping[str, Any]) -> Iterator[Measurement]:

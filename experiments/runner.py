@@ -235,6 +235,7 @@ def _measure(
         bar.step(generator.model.num_inference_steps)
     bar.say("measuring")
     _write_videos(writer, made, twin, generator.model.fps, key)
+    assert made.frames is not None
     quality = plan.config.quality
     measured: list[Measurement] = []
     for protocol in quality.protocols:

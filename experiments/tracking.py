@@ -36,7 +36,7 @@ def publish(tracking: TrackingConfig, path: Path) -> None:
         run = wandb.init(
             project=tracking.project,
             entity=tracking.entity,
-            mode=tracking.mode,
+            mode="online" if tracking.mode == "online" else "offline",
             dir=str(folder),
             name=record.run_id,
             group=record.experiment,

@@ -53,9 +53,9 @@ class WarmUp:
         seconds = {"unit": "s", "higher_is_better": False, **key}
         yield Measurement(quantity="warmup_s", value=self.warmup_s, **seconds)
         yield Measurement(quantity="compile_s", value=self.compile_s, **seconds)
-        shared = {"unit": "PFLOP", "higher_is_better": False, **key}
+        shared: dict[str, Any] = {"unit": "PFLOP", "higher_is_better": False, **key}
         if self.probe.forward_flops is None:
-            missing = {"value": None, "n": 0, "status": "unavailable", "reason": self.probe.reason}
+            missing: dict[str, Any] = {"value": None, "n": 0, "status": "unavailable", "reason": self.probe.reason}
             yield Measurement(quantity="pflops_dense", **missing, **shared)
             yield Measurement(quantity="pflops_sparse", **missing, **shared)
             return
@@ -113,7 +113,8 @@ def probe(generator: Generator, prompt: str) -> Probe:
         finally:
             hook.remove()
         layers = len(adapter_for(generator.pipeline).self_attentions(transformer))
-        known[size] = Probe(backend.shapes[0], layers, *_count(transformer, inputs[0]))
+        batch, num_heads, seq_len, head_dim = backend.shapes[0]
+        known[size] = Probe((batch, num_heads, seq_len, head_dim), layers, *_count(transformer, inputs[0]))
     return known[size]
 
 

@@ -1,0 +1,84 @@
+"""The text of ``--help``: every setting with its default, unit and range, as the comments of ``conf/`` give them."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Container
+from pathlib import Path
+
+# Groups in the order in which they are shown, and the file that a plain command line picks.
+GROUPS = {
+    "model": "tiny_wan",
+    "method": "svg",
+    "backend": "auto",
+    "prompts": "smoke",
+    "quality": "standard",
+    "tracking": "off",
+}
+OVERLAYS = {"experiment": "a table or figure; most are sweeps and want -m", "case": "a row of the demo's table"}
+_SETTING = re.compile(r"(?P<key>[a-z_]\w*):(?P<value>.*?)(?:  # (?P<words>.*))?")
+_WIDTH, _COLUMN = 118, 34
+
+
+def text(command: str, summary: str, conf: Path) -> str:
+    """Return the whole help of one command.
+
+    Args:
+        command: Such as ``experiments.compare``.
+        summary: What it does.
+        conf: The folder of the settings.
+    """
+    parts = [
+        f"usage: python -m {command} [-m] [SETTING=VALUE ...]",
+        summary,
+        "-m makes one run for each combination of comma-separated values: -m method.sparsity=0.25,0.5 seed=0,1\n"
+        "SVG_TRACEBACK=1 in the environment shows where an error comes from.",
+        _section("settings", _settings(conf / "config.yaml", set(GROUPS) | {"defaults", "hydra"})),
+    ]
+    parts += [_group(conf, group, default) for group, default in GROUPS.items()]
+    for group, what in OVERLAYS.items():
+        names = ", ".join(sorted(file.stem for file in (conf / group).glob("*.yaml")))
+        parts.append(_wrapped(f"+{group}=NAME", f"{what}: {names}"))
+    return "\n\n".join(parts) + "\n"
+
+
+def _group(conf: Path, group: str, default: str) -> str:
+    """One group: its choices with their first lines, then every setting that any of them has."""
+    files = sorted((conf / group).glob("*.yaml"))
+    choices = [_wrapped(f"  {file.stem}{' *' if file.stem == default else ''}", _headline(file)) for file in files]
+    seen: dict[str, tuple[str, str]] = {}
+    for file in sorted(files, key=lambda file: file.stem != default):
+        for key, (value, words) in _settings(file).items():
+            only = words if file.stem == default else f"{words} (not in every {group})"
+            seen.setdefault(key, (value, only))
+    settings = _section("", {f"{group}.{key}": found for key, found in seen.items()})
+    return f"{group}=NAME, one of (* where nothing is said):\n" + "\n".join(choices) + "\n" + settings
+
+
+def _settings(file: Path, without: Container[str] = ("_target_", "defaults")) -> dict[str, tuple[str, str]]:
+    """The settings at the top of a file: key to (value, words of its comment)."""
+    found: dict[str, tuple[str, str]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        match = _SETTING.fullmatch(line)
+        if match and match["key"] not in without:
+            found[match["key"]] = (match["value"].strip(" \"'"), match["words"] or "")
+    return found
+
+
+def _headline(file: Path) -> str:
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
+    return next(line.removeprefix("# ") for line in lines if not line.startswith("# @package"))
+
+
+def _section(title: str, settings: dict[str, tuple[str, str]]) -> str:
+    lines = [_wrapped(f"  {key}={value}" if value else f"  {key}", words) for key, (value, words) in settings.items()]
+    return "\n".join([f"{title}:", *lines] if title else lines)
+
+
+def _wrapped(left: str, right: str) -> str:
+    """Two columns; a long left one pushes the right one to the next line."""
+    lines = textwrap.wrap(right, _WIDTH - _COLUMN) or [""]
+    margin = " " * _COLUMN
+    first = f"{left.ljust(_COLUMN)}{lines[0]}" if len(left) < _COLUMN - 1 else f"{left}\n{margin}{lines[0]}"
+    return "\n".join([first.rstrip(), *(margin + line for line in lines[1:])]).rstrip()

@@ -16,7 +16,11 @@ GROUPS = {
     "quality": "standard",
     "tracking": "off",
 }
-OVERLAYS = {"experiment": "a table or figure; most are sweeps and want -m", "case": "a row of the demo's table"}
+OVERLAYS = {
+    "experiment": "a table or figure; most are sweeps and want -m",
+    "case": "a row of the demo's table",
+    "launcher": "how the runs of a sweep are started",
+}
 _SETTING = re.compile(r"(?P<key>[a-z_]\w*):(?P<value>.*?)(?:  # (?P<words>.*))?")
 _WIDTH, _COLUMN = 118, 34
 

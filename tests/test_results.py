@@ -255,15 +255,6 @@ def test_a_failed_run_is_replaced_whole_and_a_complete_one_never(tmp_path, monke
     assert names(tmp_path) == ["a"]
 
 
-def test_names_are_exchanged_in_one_step_on_this_system(tmp_path):
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-    if not atomic._exchange(tmp_path / "a", tmp_path / "b"):
-        pytest.skip("this file system cannot exchange two names")
-    assert names(tmp_path / "a") == ["b"] and names(tmp_path / "b") == ["a"]
-
-
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_leaves_no_run(tmp_path, interrupt):
     with pytest.raises(interrupt), writer(tmp_path) as run:
@@ -486,6 +477,8 @@ assert read_measurements(run.path).num_rows == 1
 @pytest.mark.parametrize("how", ["call", "byte"])
 @pytest.mark.parametrize("old_status", ["none", "failed"])
 def test_a_process_killed_at_any_moment_leaves_nothing_half(tmp_path, how, old_status):
+    if old_status == "failed" and not _can_exchange(tmp_path):
+        pytest.skip("this file system cannot exchange two names, so an old record may be lost to a kill")
     command = [sys.executable, "-c", DYING_WRITERS, str(tmp_path / "runs"), json.dumps(FACTS), how, old_status]
     run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
@@ -543,6 +536,7 @@ for number in range(300):
 
 
 def _can_exchange(folder):
-    (folder / "x").mkdir()
-    (folder / "y").mkdir()
-    return atomic._exchange(folder / "x", folder / "y")
+    first, second = folder / "first", folder / "second"
+    first.mkdir()
+    second.mkdir()
+    return atomic._exchange(first, second)

@@ -1,13 +1,16 @@
 """Records as tables."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import svg
 from analysis import load
 from svg.results import MEASUREMENT_SCHEMA, Measurement, RecordError, RunWriter, read_measurements
 from tests.fake_runs import FAILED_RUN, PROMPTS, RUNS, write_fake_runs
@@ -186,4 +189,6 @@ def test_the_fake_runs_are_the_same_each_time(fake_runs, tmp_path):
 def test_loading_records_loads_no_torch(fake_runs):
     code = "import sys; from analysis import load; load.runs(sys.argv[1]); load.measurements(sys.argv[1]); "
     code += "sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code, str(fake_runs[0])], check=False).returncode == 0
+    environment = {**os.environ, "PYTHONPATH": str(Path(svg.__file__).parents[1])}
+    command = [sys.executable, "-c", code, str(fake_runs[0])]
+    assert subprocess.run(command, env=environment, check=False).returncode == 0

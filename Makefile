@@ -13,7 +13,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # Test processes; each runs one torch thread.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q
 
 .PHONY: help setup demo test test-full test-gpu lint format clean
 
@@ -36,8 +36,9 @@ demo: $(READY)  ## Run sparse against dense on the embedded model and write runs
 test: $(READY)  ## Run the quick tests
 	@$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not timing and not gpu"
 
-test-full: $(READY)  ## Run the slow tests: kills, browsers, whole runs
+test-full: $(READY)  ## Run the slow tests: kills, browsers, whole runs; then, alone, those that measure time
 	@$(PYTEST) -n $(WORKERS) --dist worksteal -m "slow and not timing and not gpu"
+	@$(PYTEST) -m "timing and not gpu"
 
 test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU
 	@$(PYTEST) -m gpu

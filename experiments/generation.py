@@ -132,7 +132,7 @@ class Generator:
             with svg.attach(self.pipeline, method, backend, dense_backend, seed=seed, phases=phases) as run:
                 clock.wait()
                 start = clock.mark()
-                video = self.pipeline(**settings).frames
+                video = self._call(settings)
                 stop = clock.mark()
                 clock.wait()
         finally:
@@ -149,6 +149,18 @@ class Generator:
             peak_gib=peak_gib(self.device),
             receipt=run.receipt,
         )
+
+    def _call(self, settings: dict[str, Any]) -> torch.Tensor:
+        try:
+            return self.pipeline(**settings).frames
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            # A CPU's allocator has no error class of its own.
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            raise ValueError(
+                f"device={self.device} has too little memory for model.height={self.model.height}, "
+                f"model.width={self.model.width} and model.num_frames={self.model.num_frames}; make one of them smaller"
+            ) from error
 
 
 def noise_generator(prompt: str, seed: int) -> torch.Generator:

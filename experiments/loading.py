@@ -17,6 +17,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 # Files up to this size are hashed whole, greater ones in evenly spaced slices.
 WHOLE_BYTES, SLICE_BYTES, SLICES = 64 * 2**20, 2**16, 256
 
+# From this size on, loading takes long enough for a progress bar.
+BIG_BYTES = 2**30
+
 
 def find_folder(model: ModelConfig) -> Path:
     """Return the local folder of a model's pipeline, downloading it where ``model.revision`` is given.
@@ -107,9 +110,10 @@ def _load(
     import diffusers
     import transformers
 
-    # Their bars count files; ours counts what takes time.
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    if sum(file.stat().st_size for file in _files(folder)) < BIG_BYTES:
+        # Loaded before a bar could be read.
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
     types = {"default": getattr(torch, dtype), "vae": getattr(torch, vae_dtype)}
     try:
         pipeline = getattr(diffusers, name).from_pretrained(

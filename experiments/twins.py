@@ -73,7 +73,10 @@ class Twins:
         """Return the twin of a prompt and seed, made now where the store has none from this very machine."""
         key = DenseStore.key(self._identity(generator, dense_backend, prompt, seed))
         entry = self._store.get(key)
-        if entry is None:
+        if entry is not None:
+            for _ in range(generator.model.num_inference_steps):
+                on_step()
+        else:
             with self._store.making(key):
                 entry = self._store.get(key) or self._make(key, generator, dense_backend, prompt, seed, on_step)
         return Twin(entry.video(), entry.meta)

@@ -149,6 +149,6 @@ def warm_up(generator: Generator, method: Any, backend: Any, dense_backend: Any,
 
 def compile_seconds() -> float:
     """Return the seconds that torch has spent compiling in this process so far."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    times = getattr(dynamo, "compilation_time_metrics", {}).get("entire_frame_compile", [])
-    return float(sum(times))
+    times = getattr(sys.modules.get("torch._dynamo.utils"), "compilation_time_metrics", {})
+    # The second is the first one's name in older versions.
+    return float(sum(times.get("_compile.compile_inner") or times.get("entire_frame_compile") or ()))

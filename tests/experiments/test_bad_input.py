@@ -125,6 +125,15 @@ def test_a_full_disk_leaves_no_run(call, tmp_path, sparse, monkeypatch):
     assert "runs_dir=" in line and "No space left on device" in line
 
 
+def test_too_little_memory_is_said_in_one_line(call, tmp_path, sparse, monkeypatch):
+    def full(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 TiB.\nMore lines")
+
+    monkeypatch.setattr("diffusers.WanPipeline.__call__", full)
+    line = refused(call, tmp_path, "method=svg", *sparse)
+    assert "too little memory for model.height=32, model.width=48 and model.num_frames=9" in line
+
+
 def test_a_folder_of_another_run_is_refused(call, sparse, tmp_path):
     assert call("method=svg", *sparse, "run_id=mine")[0] == 0
     before = (tmp_path / "runs" / "mine" / "run.json").read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 from pathlib import Path
@@ -25,12 +26,23 @@ def main() -> None:
     print(f"training on {_name(device)}, torch {torch.__version__}", flush=True)
     piece = Budget(options.seconds - options.reserve)
 
-    vae = _autoencoder(options, piece, device)
-    bank, captions = _bank(options, vae, device)
-    mean, deviation = export.set_latent_statistics(vae, bank)
-    tokenizer = diffusion.build_tokenizer()
     torch.manual_seed(options.seed)
-    model = diffusion.TextToLatents(diffusion.build_text_encoder(len(tokenizer)), diffusion.build_transformer())
+    if options.start_from is None:
+        tokenizer, stages = diffusion.build_tokenizer(), diffusion.STAGES
+        model = diffusion.TextToLatents(diffusion.build_text_encoder(len(tokenizer)), diffusion.build_transformer())
+        vae = _autoencoder(options, piece, device)
+        bank, captions = _bank(options, vae, device)
+        mean, deviation = export.set_latent_statistics(vae, bank)
+    else:
+        start = WanPipeline.from_pretrained(str(options.start_from)).to(torch.float32)
+        tokenizer, stages = start.tokenizer, diffusion.STAGES[-1:]
+        model = diffusion.TextToLatents(start.text_encoder, start.transformer)
+        vae = start.vae.to(device).eval()
+        if device.type == "cuda":
+            autoencoder.make_fast(vae)
+        bank, captions = _bank(options, vae, device)
+        mean, deviation = (torch.tensor(v, device=device) for v in (vae.config.latents_mean, vae.config.latents_std))
+    plain = copy.deepcopy(model)
     progress = resume.load(options.state, "diffusion", model)
     model.to(device)
     weights = None
@@ -41,7 +53,7 @@ def main() -> None:
         bank = ((bank.float() - mean.view(shape)) / deviation.view(shape)).to(torch.bfloat16)
         tokens = diffusion.token_table(tokenizer, captions).to(device)
         budget = Budget(options.diffusion_seconds, progress.spent, piece.left)
-        weights = diffusion.train(model, bank, tokens, budget, progress, options.seed)
+        weights = diffusion.train(model, bank, tokens, budget, progress, stages, options.seed)
         resume.save(options.state, "diffusion", model, progress)
         # What is exported is the average; later pieces without training export it again.
         resume.save_state(options.state, "average", weights, {"step": str(progress.step)})
@@ -49,8 +61,7 @@ def main() -> None:
 
     if weights is None:
         weights, _ = resume.load_state(options.state, "average")
-    plain = diffusion.TextToLatents(diffusion.build_text_encoder(len(tokenizer)), diffusion.build_transformer())
-    pipe = export.pipeline(vae, plain, {name: value.detach().cpu() for name, value in weights.items()})
+    pipe = export.pipeline(vae, plain, tokenizer, {name: value.detach().cpu() for name, value in weights.items()})
     export.save_pipeline(pipe, options.output)
     if options.evaluate:
         _evaluate(options, pipe.to(device), frozenset(captions), device)
@@ -60,6 +71,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--state", type=Path, default=Path("runs/train_tiny"), help="folder that training resumes from")
     parser.add_argument("--cache", type=Path, default=None, help="folder for the encoded bank (default: in the state)")
+    parser.add_argument("--start-from", type=Path, default=None, help="folder of an exported pipeline to train further")
     parser.add_argument("--output", type=Path, default=Path("assets/tiny_wan"), help="folder of the exported pipeline")
     parser.add_argument("--seconds", type=float, default=570, help="wall-clock seconds of this piece")
     parser.add_argument("--vae-seconds", type=float, default=200, help="seconds of autoencoder training, once")

@@ -1,4 +1,4 @@
-"""The little world of the embedded model: bright shapes that move over dark patterned backgrounds, with captions."""
+"""The little world of the embedded model: a bright shape moves over a dark patterned background, with a caption."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ COLOURS = {
 # Half-width of an edge in pixels.
 EDGE = 1.2
 SHAPES = ("circle", "square", "triangle")
-SIZES = {"small": 12.0, "medium": 16.5, "big": 22.0}
+SIZES = {"small": 14.0, "medium": 19.0, "big": 25.0}
+# How far a shape of radius 1 reaches from its centre, however it is turned.
+REACH = {"circle": 0.92, "square": 1.16, "triangle": 1.24}
+LEAST_GROWTH, MOST_GROWTH = 0.55, 1.15
 MOTIONS = ("moves left", "moves right", "moves up", "moves down", "spins", "grows", "shrinks", "bounces")
 BACKGROUND_COLOURS = {
     "gray": (0.42, 0.42, 0.42),
@@ -40,47 +43,42 @@ SLIDES = {"": (0.0, 0.0), "sliding left": (-1.0, 0.0), "sliding right": (1.0, 0.
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One moving shape, in the words of the caption."""
+class Scene:
+    """What a caption says; ``draw`` adds what it leaves open (places, speeds, the pattern's phase)."""
 
     size: str
     colour: str
     shape: str
     motion: str
-
-    def __str__(self) -> str:
-        return f"a {self.size} {self.colour} {self.shape} {self.motion}"
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What a caption says; ``draw`` adds what it leaves open (places, speeds, the pattern's phase)."""
-
-    things: tuple[Thing, ...]
     background_colour: str
     pattern: str
     slide: str = ""
 
     @property
     def caption(self) -> str:
-        things = " and ".join(str(thing) for thing in self.things)
-        return f"{things} over a {self.background_colour} {self.pattern} background {self.slide}".strip()
+        background = f"{self.background_colour} {self.pattern} background {self.slide}".strip()
+        return f"a {self.size} {self.colour} {self.shape} {self.motion} over a {background}"
 
 
 def vocabulary() -> list[str]:
     """Return every word of the grammar, in a fixed order."""
-    phrases = [*SIZES, *COLOURS, *SHAPES, *MOTIONS, *BACKGROUND_COLOURS, *PATTERNS, *SLIDES, "a and over background"]
+    phrases = [*SIZES, *COLOURS, *SHAPES, *MOTIONS, *BACKGROUND_COLOURS, *PATTERNS, *SLIDES, "a over background"]
     return list(dict.fromkeys(word for phrase in phrases for word in phrase.split()))
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """Draw a scene: one thing, or two of different colours in a quarter of the scenes; one background in six slides."""
-    colours = rng.sample(list(COLOURS), 2 if rng.random() < 0.25 else 1)
+    """Draw a scene; one background in six slides."""
+    shape = rng.choice(SHAPES)
+    # A spinning circle looks like one at rest, so none spins.
+    motions = [motion for motion in MOTIONS if not (motion == "spins" and shape == "circle")]
     return Scene(
-        tuple(_random_thing(rng, colour) for colour in colours),
-        rng.choice(list(BACKGROUND_COLOURS)),
-        rng.choice(PATTERNS),
-        rng.choice(["sliding left", "sliding right"]) if rng.random() < 1 / 6 else "",
+        size=rng.choice(list(SIZES)),
+        colour=rng.choice(list(COLOURS)),
+        shape=shape,
+        motion=rng.choice(motions),
+        background_colour=rng.choice(list(BACKGROUND_COLOURS)),
+        pattern=rng.choice(PATTERNS),
+        slide=rng.choice(["sliding left", "sliding right"]) if rng.random() < 1 / 6 else "",
     )
 
 
@@ -108,14 +106,13 @@ def draw(scenes: list[Scene], seed: int, device: torch.device | str = "cpu") -> 
     """
     rng = random.Random(seed)
     video = _backgrounds(scenes, rng, device)
-    for slot in range(max(len(scene.things) for scene in scenes)):
-        _paint(video, [_track(scene, slot, rng) for scene in scenes])
+    _paint(video, [_track(scene, rng) for scene in scenes])
     return video
 
 
 @dataclass(frozen=True)
 class _Track:
-    """A thing's colour, shape (index) and, per frame, centre, radius in pixels and angle in radians."""
+    """A shape's colour, kind (index) and, per frame, centre, radius in pixels and angle in radians."""
 
     colour: tuple[float, float, float]
     shape: int
@@ -125,49 +122,38 @@ class _Track:
     angle: list[float]
 
 
-def _random_thing(rng: random.Random, colour: str) -> Thing:
-    shape = rng.choice(SHAPES)
-    # A spinning circle looks like one at rest, so none spins.
-    motions = [motion for motion in MOTIONS if not (motion == "spins" and shape == "circle")]
-    return Thing(rng.choice(list(SIZES)), colour, shape, rng.choice(motions))
-
-
-def _track(scene: Scene, slot: int, rng: random.Random) -> _Track | None:
-    """Place a thing in its part of the picture: all of it, or the left or right half where there are two."""
-    if slot >= len(scene.things):
-        return None
-    thing, width = scene.things[slot], WIDTH / len(scene.things)
-    radius = SIZES[thing.size] * rng.uniform(0.92, 1.08)
-    left = slot * width + radius + 3
-    right = (slot + 1) * width - radius - 3
-    top, bottom = radius + 3, HEIGHT - radius - 3
+def _track(scene: Scene, rng: random.Random) -> _Track:
+    """Place the shape and let it move."""
+    radius = SIZES[scene.size] * rng.uniform(0.92, 1.08)
+    is_resized = scene.motion in ("grows", "shrinks")
+    reach = REACH[scene.shape] * radius * (MOST_GROWTH if is_resized else 1.0) + 2
+    left, right, top, bottom = reach, WIDTH - reach, reach, HEIGHT - reach
     x, y = rng.uniform(left, right), rng.uniform(top, bottom)
+    assert left < right and top < bottom
     time = [frame / (NUM_FRAMES - 1) for frame in range(NUM_FRAMES)]
-    angle = rng.uniform(0, 2 * math.pi) if thing.motion == "spins" else rng.uniform(-0.15, 0.15)
+    angle = rng.uniform(0, 2 * math.pi) if scene.motion == "spins" else rng.uniform(-0.15, 0.15)
     xs, ys, radii, angles = [x] * NUM_FRAMES, [y] * NUM_FRAMES, [radius] * NUM_FRAMES, [angle] * NUM_FRAMES
-    if thing.motion in ("moves left", "moves right"):
+    if scene.motion in ("moves left", "moves right"):
         travel = rng.uniform(0.65, 0.95) * (right - left)
         start = rng.uniform(left, right - travel)
         xs = [start + travel * t for t in time]
-        xs = xs[::-1] if thing.motion == "moves left" else xs
-    elif thing.motion in ("moves up", "moves down"):
+        xs = xs[::-1] if scene.motion == "moves left" else xs
+    elif scene.motion in ("moves up", "moves down"):
         travel = rng.uniform(0.75, 0.98) * (bottom - top)
         start = rng.uniform(top, bottom - travel)
         ys = [start + travel * t for t in time]
-        ys = ys[::-1] if thing.motion == "moves up" else ys
-    elif thing.motion == "bounces":
+        ys = ys[::-1] if scene.motion == "moves up" else ys
+    elif scene.motion == "bounces":
         height = min(bottom - top, rng.uniform(26, 36))
         floor = rng.uniform(top + height, bottom)
         ys = [floor - height * abs(math.sin(2 * math.pi * t)) for t in time]
-    elif thing.motion == "spins":
+    elif scene.motion == "spins":
         turn = rng.choice([-1, 1]) * rng.uniform(1.6, 2.4) * math.pi
         angles = [angle + turn * t for t in time]
     else:
-        growth = [0.55 + 0.6 * t for t in time]
-        radii = [radius * g for g in (growth if thing.motion == "grows" else growth[::-1])]
-        xs = [min(max(x, left + 0.15 * radius), right - 0.15 * radius)] * NUM_FRAMES
-        ys = [min(max(y, top + 0.15 * radius), bottom - 0.15 * radius)] * NUM_FRAMES
-    return _Track(COLOURS[thing.colour], SHAPES.index(thing.shape), xs, ys, radii, angles)
+        growth = [LEAST_GROWTH + (MOST_GROWTH - LEAST_GROWTH) * t for t in time]
+        radii = [radius * g for g in (growth if scene.motion == "grows" else growth[::-1])]
+    return _Track(COLOURS[scene.colour], SHAPES.index(scene.shape), xs, ys, radii, angles)
 
 
 def _backgrounds(scenes: list[Scene], rng: random.Random, device: torch.device | str) -> torch.Tensor:
@@ -199,18 +185,14 @@ def _backgrounds(scenes: list[Scene], rng: random.Random, device: torch.device |
     return (colour[:, :, None, None, None] * (0.72 + 0.36 * shade[:, None])).clamp(0, 1)
 
 
-def _paint(video: torch.Tensor, tracks: list[_Track | None]) -> None:
-    """Paint one thing into each clip that has it, with edges as soft as a lens makes them and a shade from top to bottom."""
-    present = [index for index, track in enumerate(tracks) if track is not None]
-    if not present:
-        return
-    shown = [track for track in tracks if track is not None]
+def _paint(video: torch.Tensor, tracks: list[_Track]) -> None:
+    """Paint one shape into each clip, with edges as soft as a lens makes them and a shade from top to bottom."""
 
     def column(values: list[list[float]]) -> torch.Tensor:
         return torch.tensor(values, device=video.device)[:, :, None, None]
 
-    centre_x, centre_y = column([track.x for track in shown]), column([track.y for track in shown])
-    radius, angle = column([track.radius for track in shown]), column([track.angle for track in shown])
+    centre_x, centre_y = column([track.x for track in tracks]), column([track.y for track in tracks])
+    radius, angle = column([track.radius for track in tracks]), column([track.angle for track in tracks])
     dx = torch.arange(WIDTH, device=video.device) - centre_x
     dy = torch.arange(HEIGHT, device=video.device)[:, None] - centre_y
     u, v = angle.cos() * dx + angle.sin() * dy, angle.cos() * dy - angle.sin() * dx
@@ -219,10 +201,9 @@ def _paint(video: torch.Tensor, tracks: list[_Track | None]) -> None:
     square = torch.maximum(u.abs(), v.abs()) - 0.82 * radius
     triangle = torch.maximum(v, 0.8660254 * u.abs() - 0.5 * v) - 0.62 * radius
     distances = torch.stack([circle, square, triangle], 1)
-    shape = torch.tensor([track.shape for track in shown], device=video.device)
-    distance = distances[torch.arange(len(shown), device=video.device), shape]
+    shape = torch.tensor([track.shape for track in tracks], device=video.device)
+    distance = distances[torch.arange(len(tracks), device=video.device), shape]
     alpha = (0.5 - 0.5 * (distance / EDGE).tanh())[:, None]
     shade = (1 - 0.12 * (dy / radius).clamp(-1, 1))[:, None].clamp(max=1.0)
-    colour = torch.tensor([track.colour for track in shown], device=video.device)[:, :, None, None, None]
-    index = torch.tensor(present, device=video.device)
-    video[index] = video[index] * (1 - alpha) + alpha * colour * shade
+    colour = torch.tensor([track.colour for track in tracks], device=video.device)[:, :, None, None, None]
+    video.mul_(1 - alpha).add_(alpha * colour * shade)

@@ -99,7 +99,13 @@ def token_table(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torc
 
 
 def train(
-    model: TextToLatents, latents: torch.Tensor, tokens: torch.Tensor, budget: Budget, progress: Progress, seed: int = 0
+    model: TextToLatents,
+    latents: torch.Tensor,
+    tokens: torch.Tensor,
+    budget: Budget,
+    progress: Progress,
+    stages: tuple[tuple[float, int, int], ...],
+    seed: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Train until this piece of the budget is spent.
 
@@ -109,6 +115,7 @@ def train(
         tokens: ``token_table`` of the bank's captions.
         budget: The whole budget; learning rate and stage follow its spent share.
         progress: Of earlier pieces; updated.
+        stages: ``STAGES``, or some of them.
         seed: Seed of batches, noise and times.
 
     Returns:
@@ -124,7 +131,7 @@ def train(
     running, first_step = None, progress.step
     while not budget.is_spent:
         step, share = progress.step, budget.share
-        frames, batch = next((frames, batch) for until, frames, batch in STAGES if share < until or until == 1.0)
+        frames, batch = next((frames, batch) for until, frames, batch in stages if share < until or until == 1.0)
         decay = 1.0 if share < 0.35 else 0.5 + 0.5 * math.cos(math.pi * (share - 0.35) / 0.65)
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step - first_step + 1) / WARMUP_STEPS) * max(decay, 0.004)

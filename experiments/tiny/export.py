@@ -8,13 +8,17 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
-from experiments.tiny.diffusion import SHIFT, TextToLatents, build_tokenizer
+from experiments.tiny.diffusion import SHIFT, TextToLatents
 from experiments.tiny.resume import SHARD_BYTES
 
 
 def pipeline(
-    vae: AutoencoderKLWan, model: TextToLatents, weights: dict[str, torch.Tensor] | None = None
+    vae: AutoencoderKLWan,
+    model: TextToLatents,
+    tokenizer: PreTrainedTokenizerFast,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> WanPipeline:
     """Return a float32 WanPipeline of copies rounded to bf16, as they are stored; ``weights`` replace the model's."""
     model = copy.deepcopy(model)
@@ -25,7 +29,7 @@ def pipeline(
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT, num_train_timesteps=1000
     )
-    return WanPipeline(tokenizer=build_tokenizer(), scheduler=scheduler, **parts)
+    return WanPipeline(tokenizer=tokenizer, scheduler=scheduler, **parts)
 
 
 def save_pipeline(pipe: WanPipeline, folder: Path) -> None:

@@ -1,0 +1,186 @@
+"""The embedded model's world, its check, and training that stops and goes on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from experiments import train_tiny
+from experiments.tiny import autoencoder, clips, resume
+from experiments.tiny.budget import Budget
+from experiments.tiny.check import check
+
+ROOT = Path(__file__).parents[2]
+SCENE = clips.Scene("big", "red", "triangle", "moves right", "navy", "striped")
+
+
+def draw(scene, seed=3):
+    return clips.draw([scene], seed)[0].permute(1, 2, 3, 0).numpy()
+
+
+def trained_captions():
+    parts = [clips.scenes(train_tiny.BANK_SEED + at, 512) for at in range(0, 12_288, 512)]
+    return {scene.caption for part in parts for scene in part}
+
+
+def test_the_caption_says_the_scene():
+    assert SCENE.caption == "a big red triangle moves right over a navy striped background"
+    slid = replace(SCENE, slide="sliding left")
+    assert slid.caption == "a big red triangle moves right over a navy striped background sliding left"
+
+
+def test_every_word_of_every_caption_is_in_the_vocabulary():
+    words = {word for scene in clips.scenes(0, 500) for word in scene.caption.split()}
+    assert words <= set(clips.vocabulary())
+
+
+def test_clips_are_the_same_each_time_and_differ_between_seeds():
+    assert torch.equal(clips.draw([SCENE], 1), clips.draw([SCENE], 1))
+    assert not torch.equal(clips.draw([SCENE], 1), clips.draw([SCENE], 2))
+
+
+@pytest.mark.parametrize("shape", clips.SHAPES)
+@pytest.mark.parametrize("motion", ["moves left", "moves up", "spins", "grows", "shrinks", "bounces"])
+def test_the_check_passes_a_clip_with_its_caption_and_no_other_shape_colour_or_motion(shape, motion):
+    if (shape, motion) == ("circle", "spins"):
+        motion = "moves down"
+    scene = replace(SCENE, shape=shape, motion=motion)
+    video = draw(scene)
+    right = check(video, scene)
+    assert right.is_shape_right and right.is_motion_right
+    for other in set(clips.SHAPES) - {shape}:
+        assert not check(video, replace(scene, shape=other)).is_shape_right
+    for other in set(clips.COLOURS) - {"red"}:
+        assert not check(video, replace(scene, colour=other)).is_shape_right
+    for other in set(clips.MOTIONS) - {motion}:
+        verdict = check(video, replace(scene, motion=other))
+        assert verdict.is_shape_right and not verdict.is_motion_right
+
+
+def test_a_video_without_the_shape_fails_the_check():
+    assert not check(draw(SCENE) * 0.4, SCENE).is_shape_right
+
+
+def test_no_shape_leaves_the_picture():
+    for seed, (shape, motion) in enumerate(itertools.product(clips.SHAPES, clips.MOTIONS)):
+        video = draw(replace(SCENE, shape=shape, motion=motion, pattern="plain"), seed)
+        border = torch.from_numpy(video).amax(-1)
+        edges = torch.cat([border[:, 0], border[:, -1], border[:, :, 0], border[:, :, -1]], 1)
+        assert edges.max() < 0.5, (shape, motion)
+
+
+@pytest.mark.parametrize("name", ["demo", "smoke", "ablation"])
+def test_the_prompts_are_captions_of_the_grammar_and_unseen_in_training(name):
+    texts = yaml.safe_load((ROOT / f"conf/prompts/{name}.yaml").read_text())["texts"]
+    assert {word for text in texts for word in text.split()} <= set(clips.vocabulary())
+    if name != "smoke":
+        assert not set(texts) & trained_captions()
+        assert len(set(texts)) == len(texts)
+
+
+def test_reconstruction_in_two_passes_equals_the_pipelines_frame_by_frame():
+    vae = autoencoder.build(0, base_dim=8).eval()
+    video = torch.rand(1, 3, 9, 16, 24) * 2 - 1
+    with torch.no_grad():
+        mean, log_variance = autoencoder._posterior(vae, video)
+        expected = vae.encode(video).latent_dist
+        torch.testing.assert_close(mean, expected.mean)
+        torch.testing.assert_close(log_variance, expected.logvar)
+
+
+def test_what_makes_training_fast_changes_no_gradient():
+    plain, fast = autoencoder.build(0, base_dim=8), autoencoder.build(0, base_dim=8)
+    autoencoder.make_fast(fast)
+    video = torch.rand(1, 3, 5, 16, 24) * 2 - 1
+    for vae in (plain, fast):
+        torch.manual_seed(1)
+        autoencoder.reconstruct(vae, video)[0].square().mean().backward()
+    for first, second in zip(plain.parameters(), fast.parameters(), strict=True):
+        torch.testing.assert_close(first.grad, second.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_saved_training_goes_on_where_it_stopped(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    progress = resume.Progress()
+    optimizer = resume.adamw(model, progress, lr=0.1)
+    model(torch.ones(4, 3)).square().sum().backward()
+    optimizer.step()
+    progress = resume.Progress(1, 2.5, resume.squares(model, optimizer))
+    resume.save(tmp_path, "linear", model, progress)
+
+    again = nn.Linear(3, 2)
+    loaded = resume.load(tmp_path, "linear", again)
+    assert (loaded.step, loaded.spent) == (1, 2.5)
+    torch.testing.assert_close(again.weight, model.weight)
+    squares = resume.squares(again, resume.adamw(again, loaded, lr=0.1))
+    for name, square in resume.squares(model, optimizer).items():
+        torch.testing.assert_close(squares[name], square, rtol=1e-2, atol=0)
+
+
+def test_a_state_of_which_a_file_is_missing_is_refused(tmp_path):
+    tensors = {f"weight/{index}": torch.zeros(2 * 2**20) for index in range(3)}
+    resume.save_state(tmp_path, "model", tensors, {"step": "1", "spent": "0"})
+    assert len(list(tmp_path.iterdir())) > 1
+    (tmp_path / "model-0.safetensors").unlink()
+    with pytest.raises(ValueError, match="half-written"):
+        resume.load_state(tmp_path, "model")
+
+
+def test_a_budget_counts_what_earlier_pieces_spent():
+    budget = Budget(10.0, spent=4.0, piece=100.0)
+    assert 0.4 <= budget.share < 0.5 and budget.left <= 6.0 and not budget.is_spent
+    assert Budget(10.0, spent=10.0).is_spent
+
+
+@pytest.mark.slow
+def test_training_makes_a_pipeline_stops_goes_on_and_starts_from_what_it_exported(tmp_path, monkeypatch):
+    monkeypatch.setattr(clips, "NUM_FRAMES", 9)
+    monkeypatch.setattr(clips, "HEIGHT", 32)
+    monkeypatch.setattr(clips, "WIDTH", 48)
+    monkeypatch.setattr(clips, "SIZES", {"small": 4.0, "medium": 5.0, "big": 6.0})
+    monkeypatch.setattr(autoencoder, "LATENT_FRAMES", 5)
+    monkeypatch.setattr(autoencoder, "WINDOWS", ((0.5, 5), (1.0, 9)))
+    build = autoencoder.build
+    monkeypatch.setattr(autoencoder, "build", lambda seed=0: build(seed, base_dim=8))
+    monkeypatch.setattr(train_tiny.diffusion, "LATENT_FRAMES", 5)
+    monkeypatch.setattr(train_tiny.diffusion, "STAGES", ((0.3, 3, 4), (1.0, 5, 2)))
+    shared = [
+        "--seconds",
+        "60",
+        "--reserve",
+        "1",
+        "--bank",
+        "16",
+        "--pool",
+        "16",
+        "--captions",
+        "2",
+        "--calibration",
+        "0",
+    ]
+
+    def train(*arguments):
+        monkeypatch.setattr("sys.argv", ["train_tiny", *shared, *arguments])
+        train_tiny.main()
+
+    first = ["--state", str(tmp_path / "state"), "--output", str(tmp_path / "first"), "--min-psnr", "0"]
+    train(*first, "--vae-seconds", "3", "--diffusion-seconds", "3")
+    steps = resume.load_state(tmp_path / "state", "diffusion")[1]["step"]
+    train(*first, "--vae-seconds", "3", "--diffusion-seconds", "6")
+    assert int(resume.load_state(tmp_path / "state", "diffusion")[1]["step"]) > int(steps)
+    second = ["--state", str(tmp_path / "state2"), "--output", str(tmp_path / "second"), "--evaluate"]
+    train("--start-from", str(tmp_path / "first"), *second, "--diffusion-seconds", "3")
+    vae = "vae/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "first" / vae).read_bytes() == (tmp_path / "second" / vae).read_bytes()
+    transformer = "transformer/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "first" / transformer).read_bytes() != (tmp_path / "second" / transformer).read_bytes()
+    result = json.loads((tmp_path / "state2" / "evaluation.json").read_text())
+    assert set(result["steps_20_guidance_5"]) == {"shape", "motion"} and len(result["captions"]) == 2

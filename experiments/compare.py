@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from experiments import runner
+from experiments import planning, runner
 from experiments.entry import command
 from experiments.schema import Config
 
 
 @command
-def main(config: Config, names: runner.Names) -> None:
-    runner.run(runner.check(config, names))
+def main(config: Config, names: planning.Names) -> None:
+    runner.run(planning.check(config, names))
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _names() -> Any:
-    from experiments.runner import Names
+    from experiments.planning import Names
 
     hydra_config = HydraConfig.get()
     choices = hydra_config.runtime.choices

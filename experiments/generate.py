@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from experiments import runner
+from experiments import planning, runner
 from experiments.entry import command
 from experiments.generation import Generator
 from experiments.loading import load_pipeline
@@ -18,8 +18,8 @@ from svg.video import write_lossless, write_preview
 
 
 @command
-def main(config: Config, names: runner.Names) -> None:
-    plan = runner.check(config, names)
+def main(config: Config, names: planning.Names) -> None:
+    plan = planning.check(config, names)
     folder = Path(config.runs_dir) / "videos"
     jobs = [
         (prompt, seed, folder / f"{plan.run_id}-{prompt.prompt_id}-s{seed}.mkv")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,126 +11,20 @@ from typing import Any
 import torch
 
 from experiments import rows, tracking, twins
-from experiments.building import build_backend, build_dense_backend, build_method
+from experiments.building import build_dense_backend
 from experiments.generation import Generation, Generator
-from experiments.loading import find_folder, fingerprint, load_pipeline
+from experiments.loading import load_pipeline
+from experiments.planning import Plan
 from experiments.progress import Progress
 from experiments.schema import Config
 from experiments.warmup import WarmUp, probe, warm_up
 from svg import backends, provenance
 from svg.methods.dense import Dense
 from svg.models import adapter_for
-from svg.prompts import Prompt, load_prompts, make_prompts
-from svg.quality import evaluate, metrics_by_name
-from svg.quality.protocol import PROTOCOLS
-from svg.results import Measurement, RunRecord, RunWriter, config_hash, read_run
+from svg.prompts import Prompt
+from svg.quality import evaluate
+from svg.results import Measurement, RunRecord, RunWriter, read_run
 from svg.video import write_lossless, write_preview
-
-
-@dataclass(frozen=True)
-class Names:
-    """What the files of ``conf/`` that were picked are called, and how the run was asked for."""
-
-    model: str
-    method: str
-    overrides: list[str] = field(default_factory=list)
-    experiment: str | None = None
-    is_sweep: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run whose settings have been checked; nothing is loaded yet.
-
-    Args:
-        settings: Everything that decides what is measured, and nothing else: what the run's hash is made of.
-    """
-
-    config: Config
-    names: Names
-    method: Any
-    backend: Any
-    device: torch.device
-    prompts: list[Prompt]
-    folder: Path
-    settings: dict[str, Any]
-
-    @property
-    def run_id(self) -> str:
-        """The folder's name: the given one, or model, method, kept fraction and hash."""
-        if self.config.run_id is not None:
-            return self.config.run_id
-        density = getattr(self.method, "density_requested", None)
-        kept = "" if density in (None, 1.0) else f"-{density:g}"
-        return f"{self.names.model}-{self.names.method}{kept}-{self.hash[:8]}"
-
-    @property
-    def hash(self) -> str:
-        return config_hash(self.settings)
-
-
-def check(config: Config, names: Names) -> Plan:
-    """Return the checked plan of a run.
-
-    Raises:
-        ValueError: If a setting is wrong; one line that names it, its value and the rule.
-    """
-    device = pick_device(config.device)
-    method = build_method(config.method, config.model.method_defaults, config.model.upstream)
-    backend = build_backend(config.backend, device.type)
-    if config.dense_backend != "auto":
-        build_dense_backend(config.dense_backend)
-    if not isinstance(method, Dense):
-        # Refuses where a method needs a kept fraction and nobody gave one.
-        getattr(method, "density_requested", None)
-    for metric in config.quality.metrics:
-        if metric not in metrics_by_name():
-            raise ValueError(f"quality.metrics holds {metric!r}; known are {', '.join(sorted(metrics_by_name()))}")
-    for protocol in config.quality.protocols:
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"quality.protocols holds {protocol!r}; known are {', '.join(PROTOCOLS)}")
-    if config.prompts.path is not None:
-        prompts = load_prompts(config.prompts.path)
-    else:
-        prompts = make_prompts(config.prompts.texts)
-    folder = find_folder(config.model)
-    # The weights count, wherever they lie; defaults have gone into the method.
-    model = {name: value for name, value in asdict(config.model).items() if name not in ("method_defaults", "upstream")}
-    model |= {"name": names.model, "fingerprint": fingerprint(folder)}
-    if config.model.revision is None:
-        del model["path"]
-    settings = {
-        "seed": config.seed,
-        "seeds": config.seeds,
-        "model": model,
-        "method": {"name": names.method, **_fields(method), "_target_": config.method["_target_"]},
-        "backend": {"name": backend.name, **_fields(backend)},
-        "dense_backend": config.dense_backend,
-        "prompts": [prompt.text for prompt in prompts],
-        "quality": {"metrics": config.quality.metrics, "protocols": config.quality.protocols},
-        "device": config.device,
-        "threads": config.threads,
-    }
-    return Plan(config, names, method, backend, device, prompts, folder, settings)
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device that ``device=`` names.
-
-    Raises:
-        ValueError: If there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device is {name!r}; it must be auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {name!r}, but torch finds no CUDA GPU here; use device=cpu or device=auto")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device is {name!r}; it must be auto, cpu, cuda or cuda:N")
-    return device
 
 
 def run(plan: Plan) -> Path:
@@ -272,8 +166,3 @@ def _complete_run(path: Path) -> RunRecord | None:
         return None
     record = read_run(path)
     return record if record.status == "complete" else None
-
-
-def _fields(thing: Any) -> dict[str, Any]:
-    """The settings of a method or backend, as plain values."""
-    return {name: value for name, value in vars(thing).items() if not name.startswith("_")}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments import compare, generate, runner, schema
+from experiments import compare, generate, planning, schema
 from experiments.entry import CONF, typed
 from tests.tiny_pipelines import tiny_wan_pipeline
 
@@ -51,10 +51,10 @@ def composed(*overrides: str) -> schema.Config:
         return typed(compose("config", overrides=list(overrides)))
 
 
-def planned(*overrides: str, method: str = "svg", is_sweep: bool = False) -> runner.Plan:
+def planned(*overrides: str, method: str = "svg", is_sweep: bool = False) -> planning.Plan:
     """Return the plan of a command line."""
-    names = runner.Names("tiny_wan", method, list(overrides), None, is_sweep)
-    return runner.check(composed(f"method={method}", *overrides), names)
+    names = planning.Names("tiny_wan", method, list(overrides), None, is_sweep)
+    return planning.check(composed(f"method={method}", *overrides), names)
 
 
 @pytest.fixture

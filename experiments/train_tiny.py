@@ -7,6 +7,7 @@ import copy
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
@@ -60,7 +61,10 @@ def main() -> None:
     print(f"diffusion: {progress.spent:.0f} of {options.diffusion_seconds:.0f} s, {progress.step} steps", flush=True)
 
     if weights is None:
-        weights, _ = resume.load_state(options.state, "average")
+        average = resume.load_state(options.state, "average")
+        if average is None:
+            raise ValueError(f"--state={options.state} holds no trained model, and no time is left to train one")
+        weights, _ = average
     pipe = export.pipeline(vae, plain, tokenizer, {name: value.detach().cpu() for name, value in weights.items()})
     export.save_pipeline(pipe, options.output)
     if options.evaluate:
@@ -137,7 +141,7 @@ def _bank(options: argparse.Namespace, vae: AutoencoderKLWan, device: torch.devi
 
 def _evaluate(options: argparse.Namespace, pipe: WanPipeline, trained_on: frozenset[str], device: torch.device) -> None:
     pipe.set_progress_bar_config(disable=True)
-    results = {
+    results: dict[str, Any] = {
         "device": _name(device),
         "torch": torch.__version__,
         "check_on_real_clips": evaluate.calibrate(options.calibration) if options.calibration else None,

@@ -23,7 +23,7 @@ def attach(
     Args:
         pipeline: A diffusers pipeline of a known model family.
         method: For instance ``svg.SparseVideoGen(density=0.25)``.
-        backend: What computes sparse calls, by object or name; ``"auto"`` is ``cpu_gather`` on a CPU, ``flex`` on a GPU.
+        backend: What computes sparse calls, by object or name; ``"auto"``: ``cpu_gather`` on a CPU, ``flex`` on a GPU.
         dense_backend: What computes dense steps and layers.
         seed: Seed of what the method draws.
         phases: A clock told of each phase; see ``svg.cost``.

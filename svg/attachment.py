@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -43,7 +44,7 @@ class ModelAdapter(Protocol):
 
     def transformers(self, pipeline: Any) -> list[torch.nn.Module]: ...
 
-    def self_attentions(self, transformer: torch.nn.Module) -> list[torch.nn.Module]: ...
+    def self_attentions(self, transformer: torch.nn.Module) -> list[Any]: ...
 
     def layout(self, transformer: torch.nn.Module, inputs: dict[str, Any]) -> TokenLayout: ...
 
@@ -157,7 +158,8 @@ class Attachment:
             timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
             if self._clock.advance(float(timestep.flatten()[-1]), self.pipeline.scheduler.timesteps):
                 self._start_generation(len(modules))
-            self._layout = self.adapter.layout(module, kwargs | {"hidden_states": kwargs.get("hidden_states", *args[:1])})
+            inputs = kwargs | {"hidden_states": kwargs.get("hidden_states", *args[:1])}
+            self._layout = self.adapter.layout(module, inputs)
 
         handle = transformer.register_forward_pre_hook(before_forward, with_kwargs=True)
         self._undo.append(handle.remove)
@@ -168,7 +170,7 @@ class Attachment:
                 return self._attend(inputs, index, layer, len(modules))
 
             module.set_processor(self.adapter.processor(attend, stock))
-            self._undo.append(lambda module=module, stock=stock: module.set_processor(stock))
+            self._undo.append(partial(module.set_processor, stock))
 
     def _restore(self) -> None:
         while self._undo:

@@ -36,9 +36,9 @@ def sink_first_order(layout: TokenLayout) -> torch.Tensor:
     """
     order = torch.arange(layout.seq_len)
     after_first = torch.arange(layout.video_start + layout.tokens_per_frame, layout.video_stop)
-    order[layout.video_start + layout.tokens_per_frame : layout.video_stop] = (
-        after_first.view(layout.num_frames - 1, layout.tokens_per_frame).T.flatten()
-    )
+    order[layout.video_start + layout.tokens_per_frame : layout.video_stop] = after_first.view(
+        layout.num_frames - 1, layout.tokens_per_frame
+    ).T.flatten()
     return order
 
 

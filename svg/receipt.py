@@ -43,9 +43,7 @@ class Receipt:
     _pending: list[tuple[AttentionContext, str, AttentionPlan, int, str | None]] = field(default_factory=list)
     _calls: list[Call] = field(default_factory=list)
 
-    def record(
-        self, context: AttentionContext, backend: str, plan: AttentionPlan, fallback: str | None = None
-    ) -> None:
+    def record(self, context: AttentionContext, backend: str, plan: AttentionPlan, fallback: str | None = None) -> None:
         """Note one call; does not wait for the device."""
         self._pending.append((context, backend, plan, context.layout.seq_len, fallback))
 
@@ -78,9 +76,7 @@ def _mean_density(calls: list[Call]) -> tuple[float, float]:
     return token, sum(call.density_tile for call in calls) / len(calls)
 
 
-def _resolve(
-    context: AttentionContext, backend: str, plan: AttentionPlan, seq_len: int, fallback: str | None
-) -> Call:
+def _resolve(context: AttentionContext, backend: str, plan: AttentionPlan, seq_len: int, fallback: str | None) -> Call:
     token, tile = plan.density(seq_len)
     names = [pattern.name for pattern in plan.patterns]
     error: dict[str, Any] = {}

@@ -163,5 +163,5 @@ def _rate(fps: float) -> Fraction:
 
 def _digest(frames: np.ndarray) -> str:
     digest = hashlib.sha256(str(frames.shape).encode())
-    digest.update(np.ascontiguousarray(frames))
+    digest.update(np.ascontiguousarray(frames).data)
     return digest.hexdigest()

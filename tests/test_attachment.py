@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tests.tiny_pipelines import generate, tiny_wan_pipeline
 
 import svg
 from svg.attachment import StepClock
 from svg.methods.dense import Dense
+from tests.tiny_pipelines import generate, tiny_wan_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -122,4 +122,10 @@ def test_a_repeated_timestep_is_the_next_branch_and_a_changed_one_the_next_step(
     for timestep, schedule in [(9, first), (9, first), (4, first), (4, first), (9, second)]:
         is_new = clock.advance(timestep, schedule)
         seen.append((is_new, clock.step, clock.branch))
-    assert seen == [(True, 0, "cond"), (False, 0, "uncond"), (False, 1, "cond"), (False, 1, "uncond"), (True, 0, "cond")]
+    assert seen == [
+        (True, 0, "cond"),
+        (False, 0, "uncond"),
+        (False, 1, "cond"),
+        (False, 1, "uncond"),
+        (True, 0, "cond"),
+    ]

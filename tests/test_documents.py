@@ -58,7 +58,7 @@ def test_the_example_of_extending_runs_with_everything_that_was_added(extended):
     done = run(extended, "example.py")
     assert done.returncode == 0, done.stderr
     share, error = map(float, re.findall(r"\d\.\d+", done.stdout))
-    assert 0.3 < share < 0.5 and "computed by masked" in done.stdout
+    assert 0.3 < share < 0.5 and "attention computed by masked" in done.stdout
     # Another video than the dense one, and not by much.
     assert 0 < error < 0.2
 

@@ -27,7 +27,9 @@ def tiny_wan_pipeline(num_layers: int = 2, seed: int = 0):
         rope_max_seq_len=32,
     )
     encoder = UMT5EncoderModel(
-        UMT5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4, relative_attention_num_buckets=8)
+        UMT5Config(
+            vocab_size=64, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4, relative_attention_num_buckets=8
+        )
     )
     pipeline = WanPipeline(
         tokenizer=tiny_tokenizer(),

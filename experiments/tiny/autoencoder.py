@@ -43,7 +43,8 @@ def build(seed: int = 0, base_dim: int = 24) -> AutoencoderKLWan:
     for module in vae.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     with torch.no_grad():
         for name, module in vae.named_modules():
             if name.endswith((".conv2", ".proj")):

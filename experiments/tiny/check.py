@@ -54,8 +54,9 @@ def check(video: np.ndarray, scene: Scene) -> Verdict:
     classes, bright = _classify(video)
     mask = classes == list(COLOURS).index(scene.colour)
     track = follow(mask)
-    is_there = track is not None and track.visible >= MIN_VISIBLE and mask.sum() >= MIN_SHARE * bright.sum()
-    is_shape_right = bool(is_there and shape_of(track) == scene.shape)
+    if track is None or track.visible < MIN_VISIBLE or mask.sum() < MIN_SHARE * bright.sum():
+        return Verdict(False, False)
+    is_shape_right = shape_of(track) == scene.shape
     return Verdict(is_shape_right, is_shape_right and motion_of(track) == scene.motion)
 
 
@@ -101,9 +102,9 @@ def follow(mask: np.ndarray) -> Track | None:
         outlines.append(_outline(columns - centre[0], rows - centre[1], rows.size))
     if len(centres) < 8:
         return None
-    outlines = np.stack(outlines)
+    stacked = np.stack(outlines)
     # The same outline recurs after a symmetric shape's partial turn, so the largest change over several lags counts.
-    turn = max(np.abs(outlines[lag:] - outlines[:-lag]).mean() for lag in (2, 3, 4, 5))
+    turn = max(np.abs(stacked[lag:] - stacked[:-lag]).mean() for lag in (2, 3, 4, 5))
     return Track(
         len(centres) / len(mask), np.stack(centres), np.array(areas, float), float(np.median(fills)), float(turn)
     )

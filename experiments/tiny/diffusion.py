@@ -20,7 +20,7 @@ TEXT_WIDTH, TEXT_LENGTH, LONG_TEXT_LENGTH = 128, 32, 512
 LEARNING_RATE, WARMUP_STEPS, CAPTION_DROPOUT, EMA_DECAY = 1.5e-3, 200, 0.1, 0.9993
 SHIFT = 3.0
 # Colours and shapes are learnt on short prefixes, cheaply, motion on whole clips: (until share of time, frames, batch).
-STAGES = ((0.14, 5, 64), (0.24, 9, 32), (1.0, LATENT_FRAMES, 16))
+STAGES: tuple[tuple[float, int, int], ...] = ((0.14, 5, 64), (0.24, 9, 32), (1.0, LATENT_FRAMES, 16))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
-from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from experiments.tiny.diffusion import SHIFT, TextToLatents
@@ -38,7 +38,7 @@ def save_pipeline(pipe: WanPipeline, folder: Path) -> None:
     stored.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD_BYTES)
 
 
-def set_latent_statistics(vae: nn.Module, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def set_latent_statistics(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Write the bank's mean and deviation per channel into the autoencoder's config; return them, float32."""
     flat = latents.transpose(0, 1).flatten(1)
     mean = torch.stack([channel.float().mean() for channel in flat])

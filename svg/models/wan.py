@@ -24,10 +24,10 @@ class WanAdapter:
         experts = (pipeline.transformer, getattr(pipeline, "transformer_2", None))
         return [transformer for transformer in experts if transformer is not None]
 
-    def self_attentions(self, transformer: torch.nn.Module) -> list[torch.nn.Module]:
+    def self_attentions(self, transformer: Any) -> list[Any]:
         return [block.attn1 for block in transformer.blocks]
 
-    def layout(self, transformer: torch.nn.Module, inputs: dict[str, Any]) -> TokenLayout:
+    def layout(self, transformer: Any, inputs: dict[str, Any]) -> TokenLayout:
         """Return the layout of latents ``(batch, channels, frames, height, width)``."""
         _, _, frames, height, width = inputs["hidden_states"].shape
         patch_frames, patch_height, patch_width = transformer.config.patch_size

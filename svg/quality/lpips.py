@@ -79,7 +79,7 @@ def _network(net: str, trunk: Path, trunk_changed: int, heads: Path, device: str
         raise NotMeasured(f"{_shown(trunk)} has sha256 {digest[:8]}..., not {expected}...; delete it, then {mend}")
     try:
         states = [torch.load(path, map_location="cpu", weights_only=True) for path in (trunk, heads)]
-        return LpipsNetwork(net, *states, device=device)
+        return LpipsNetwork(net, states[0], states[1], device)
     except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise NotMeasured(f"the weights of lpips_{net} do not load: {error}", "failed") from error
 

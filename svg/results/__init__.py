@@ -1,4 +1,4 @@
-"""The records of runs: one folder a run, with its facts, its measurements and its videos, written whole or not at all."""
+"""The records of runs: one folder a run, with its facts, measurements and videos, written whole or not at all."""
 
 from svg.results.record import (
     SCHEMA_VERSION,

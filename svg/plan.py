@@ -107,14 +107,15 @@ class AttentionPlan:
 
         Padding keys are counted neither as kept nor as pairs. The scalars stay on the assignment's device.
         """
-        lengths = [None] if self.key_lengths is None else self.key_lengths.tolist()
-        shares = torch.tensor(
-            [[_shares(pattern, seq_len, length) for pattern in self.patterns] for length in lengths],
-            dtype=torch.float64,
-        ).to(self.assignment.device)
-        rows = torch.arange(len(lengths), device=self.assignment.device)[:, None]
+        shares = torch.tensor(self.shares(seq_len), dtype=torch.float64).to(self.assignment.device)
+        rows = torch.arange(len(shares), device=self.assignment.device)[:, None]
         chosen = shares[rows, self.assignment]
         return chosen[..., 0].mean(), chosen[..., 1].mean()
+
+    def shares(self, seq_len: int) -> list[list[tuple[float, float]]]:
+        """Return the (kept, computed) share of each pattern, a list per batch item, or one where lengths are shared."""
+        lengths = [None] if self.key_lengths is None else self.key_lengths.tolist()
+        return [[_shares(pattern, seq_len, length) for pattern in self.patterns] for length in lengths]
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -34,23 +34,36 @@ class Call:
 
 @dataclass
 class Receipt:
-    """The calls of one generation, in order. Tensors stay on the device until ``calls`` is read."""
+    """The calls of one generation, in order. Tensors stay on the device until ``calls`` is read; plans are let go."""
 
     dense_steps: int = 0
     dense_layers: int = 0
     num_steps: int = 0
     num_layers: int = 0
-    _pending: list[tuple[AttentionContext, str, AttentionPlan, int, str | None]] = field(default_factory=list)
+    _pending: list[_Pending] = field(default_factory=list)
     _calls: list[Call] = field(default_factory=list)
 
     def record(self, context: AttentionContext, backend: str, plan: AttentionPlan, fallback: str | None = None) -> None:
         """Note one call; does not wait for the device."""
-        self._pending.append((context, backend, plan, context.layout.seq_len, fallback))
+        self._pending.append(
+            _Pending(
+                context.step,
+                context.layer,
+                context.branch,
+                backend,
+                plan.is_dense,
+                [pattern.name for pattern in plan.patterns],
+                plan.shares(context.layout.seq_len),
+                plan.assignment,
+                plan.diagnostics.get("error"),
+                fallback,
+            )
+        )
 
     @property
     def calls(self) -> list[Call]:
         """All calls so far, read from the device once."""
-        self._calls.extend(_resolve(*entry) for entry in self._pending)
+        self._calls.extend(entry.resolve() for entry in self._pending)
         self._pending.clear()
         return self._calls
 
@@ -69,29 +82,48 @@ class Receipt:
         return _mean_density(self.calls)
 
 
+@dataclass(frozen=True)
+class _Pending:
+    """A call whose tensors are still on the device; holds no mask, which a method may make anew for every call.
+
+    ``shares`` is ``AttentionPlan.shares``'s.
+    """
+
+    step: int
+    layer: int
+    branch: str
+    backend: str
+    is_dense: bool
+    names: list[str]
+    shares: list[list[tuple[float, float]]]
+    assignment: torch.Tensor
+    error: torch.Tensor | None
+    fallback: str | None
+
+    def resolve(self) -> Call:
+        assignment = self.assignment.tolist()
+        rows = max(len(self.shares), len(assignment))
+        chosen = [
+            self.shares[row % len(self.shares)][index]
+            for row in range(rows)
+            for index in assignment[row % len(assignment)]
+        ]
+        return Call(
+            step=self.step,
+            layer=self.layer,
+            branch=self.branch,
+            backend=self.backend,
+            is_dense=self.is_dense,
+            density_token=math.fsum(token for token, _ in chosen) / len(chosen),
+            density_tile=math.fsum(tile for _, tile in chosen) / len(chosen),
+            choice=[[self.names[index] for index in heads] for heads in assignment],
+            error={} if self.error is None else dict(zip(self.names, self.error.tolist(), strict=True)),
+            fallback=self.fallback,
+        )
+
+
 def _mean_density(calls: list[Call]) -> tuple[float, float]:
     if not calls:
         return 1.0, 1.0
-    token = sum(call.density_token for call in calls) / len(calls)
-    return token, sum(call.density_tile for call in calls) / len(calls)
-
-
-def _resolve(context: AttentionContext, backend: str, plan: AttentionPlan, seq_len: int, fallback: str | None) -> Call:
-    token, tile = plan.density(seq_len)
-    names = [pattern.name for pattern in plan.patterns]
-    error: dict[str, Any] = {}
-    if "error" in plan.diagnostics:
-        by_pattern: torch.Tensor = plan.diagnostics["error"]
-        error = {name: by_pattern[index].tolist() for index, name in enumerate(names)}
-    return Call(
-        step=context.step,
-        layer=context.layer,
-        branch=context.branch,
-        backend=backend,
-        is_dense=plan.is_dense,
-        density_token=float(token),
-        density_tile=float(tile),
-        choice=[[names[index] for index in heads] for heads in plan.assignment.tolist()],
-        error=error,
-        fallback=fallback,
-    )
+    token = math.fsum(call.density_token for call in calls) / len(calls)
+    return token, math.fsum(call.density_tile for call in calls) / len(calls)

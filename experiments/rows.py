@@ -12,6 +12,8 @@ from svg.results import Measurement
 
 # Which number stands for a head's pattern; other patterns have no place on the line between the two.
 CHOICES = {"spatial": 0.0, "temporal": 1.0}
+# How far the times of the same work in a sparse generation and its dense twin may lie apart: a factor and seconds.
+SAME_WORK, SLACK_S = 1.25, 0.5
 
 
 def quality_rows(results: list[QualityResult], key: Mapping[str, Any]) -> Iterator[Measurement]:
@@ -77,9 +79,32 @@ def cost_rows(made: Generation, dense: Mapping[str, Any], key: Mapping[str, Any]
         yield Measurement(quantity=quantity, unit="GiB", value=gib, higher_is_better=False, **key)
 
 
+def busy_reason(made: Generation, dense: Mapping[str, Any]) -> str | None:
+    """Say why a generation's times and its dense twin's do not compare; None where they do.
+
+    Outside of self-attention both do the same work, so it must have taken the same time, give or take a quarter (and
+    half a second, for models that are done within one). Where it did not, the machine did something else meanwhile.
+    """
+    ours = made.total_s - sum(sum(made.spans.get(name, ())) for name in PHASES)
+    theirs = dense["total_s"] - sum(dense["attention_s"])
+    if theirs / SAME_WORK - SLACK_S <= ours <= theirs * SAME_WORK + SLACK_S:
+        return None
+    return (
+        f"the work that both share took {ours:.1f} s in this run and {theirs:.1f} s in its dense twin: the machine was "
+        f"busy with something else; run again on a quiet one with overwrite=true"
+    )
+
+
 def speedup_rows(made: Generation, dense: Mapping[str, Any], key: Mapping[str, Any]) -> Iterator[Measurement]:
     """Yield how many times faster than the dense twin: all of it, denoising, and attention in the sparse calls."""
     faster = {"unit": "1", "higher_is_better": True, **key}
+    reason = busy_reason(made, dense)
+    if reason is not None:
+        names = ["speedup", "denoise_speedup"]
+        names += ["attention_speedup", "attention_call_speedup"] if made.receipt.sparse_calls else []
+        for name in names:
+            yield Measurement(quantity=name, value=None, n=0, status="unavailable", reason=reason, **faster)
+        return
     yield Measurement(quantity="speedup", value=dense["total_s"] / made.total_s, **faster)
     yield Measurement(quantity="denoise_speedup", value=sum(dense["step_s"]) / made.denoise_s, **faster)
     attention, twin = made.spans.get("attention", []), dense["attention_s"]

@@ -81,6 +81,16 @@ class Twins:
                 entry = self._store.get(key) or self._make(key, generator, dense_backend, prompt, seed, on_step)
         return Twin(entry.video(), entry.meta)
 
+    def again(self, generator: Generator, dense_backend: Any, prompt: str, seed: int) -> Twin:
+        """Time a twin that the store has once more, and keep its frames with the new times."""
+        key = DenseStore.key(self._identity(generator, dense_backend, prompt, seed))
+        entry = self._store.get(key)
+        assert entry is not None, "a twin is timed again right after it was taken"
+        frames = entry.video()
+        made = generator(prompt, seed, Dense(), dense_backend, dense_backend)
+        entry = self._store.put(key, frames, fps=generator.model.fps, meta=made.timing(), replace=True)
+        return Twin(frames, entry.meta)
+
     def _make(
         self,
         key: str,

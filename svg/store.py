@@ -100,6 +100,7 @@ class DenseStore:
         fps: float,
         latents: torch.Tensor | None = None,
         meta: Mapping[str, Any] | None = None,
+        replace: bool = False,
     ) -> Entry:
         """Store a generation and return it; one that is there and whole stays, a damaged one is replaced.
 
@@ -109,6 +110,7 @@ class DenseStore:
             fps: Frames per second.
             latents: The transformer's last output, any shape.
             meta: Plain values to keep with it, the timings above all.
+            replace: Replace one that is whole, too; for new timings.
 
         Raises:
             ValueError: If the video or ``meta`` cannot be stored.
@@ -123,7 +125,7 @@ class DenseStore:
             # Whoever comes second to the same generation waits for the first, and takes it.
             lock.acquire(wait=True)
             present = self.get(key)
-            if present is not None:
+            if present is not None and not replace:
                 return present
             sweep(path)
             partial.mkdir()

@@ -119,6 +119,13 @@ def test_the_first_generation_of_a_key_stays(store):
     assert np.array_equal(second.video(), clip(0))
 
 
+def test_a_generation_is_replaced_only_on_demand(store):
+    store.put(KEY, clip(0), fps=8, meta={"total_s": 9.0})
+    assert store.put(KEY, clip(0), fps=8, meta={"total_s": 3.0}, replace=True).meta == {"total_s": 3.0}
+    assert store.get(KEY).meta == {"total_s": 3.0}
+    assert np.array_equal(store.get(KEY).video(), clip(0))
+
+
 def flip_last_byte(file):
     file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from analysis import load
 from experiments import runner
 from experiments.generation import noise_generator
+from svg.methods.dense import Dense
 from svg.results import RunWriter, read_run
 from svg.video import read_lossless
 from tests.experiments.conftest import planned
@@ -129,6 +131,41 @@ def test_the_dense_twin_is_made_once_for_a_sweep_and_its_time_comes_from_it(spar
     times = [value(rows_of(path), "dense_generation_s") for path in runs]
     assert times[0] == times[1]
     assert len([entry for entry in (runs[0].parent / ".dense").iterdir() if len(entry.name) == 32]) == 1
+
+
+def test_a_twin_timed_on_a_busy_machine_is_timed_again_and_keeps_its_frames(sparse, monkeypatch):
+    first = runner.run(planned(*sparse))
+    [entry] = [entry for entry in (first.parent / ".dense").iterdir() if len(entry.name) == 32]
+    frames = read_lossless(entry / "video.mkv")
+    facts = json.loads((entry / "meta.json").read_text())
+    facts["meta"]["total_s"] += 1000.0
+    (entry / "meta.json").write_text(json.dumps(facts))
+
+    second = runner.run(planned(*sparse, "method.sparsity=0.8"))
+    assert value(rows_of(second), "dense_generation_s") < 1000
+    assert value(rows_of(second), "speedup") > 0
+    assert np.array_equal(read_lossless(entry / "video.mkv"), frames)
+
+
+def test_no_speedup_is_reported_where_the_same_work_took_another_time(sparse, monkeypatch):
+    generation = runner.Generator.__call__
+
+    def slowed(self, prompt, seed, method, *arguments, **settings):
+        made = generation(self, prompt, seed, method, *arguments, **settings)
+        return made if isinstance(method, Dense) else replace(made, total_s=made.total_s + 1000.0)
+
+    monkeypatch.setattr(runner.Generator, "__call__", slowed)
+    rows = rows_of(runner.run(planned(*sparse)))
+    speedups = rows[rows["quantity"].str.contains("speedup")]
+    assert set(speedups["quantity"]) == {
+        "speedup",
+        "denoise_speedup",
+        "attention_speedup",
+        "attention_call_speedup",
+    }
+    assert set(speedups["status"]) == {"unavailable"} and speedups["value"].isna().all()
+    assert speedups["reason"].str.contains("the machine was busy").all()
+    assert value(rows, "generation_s") > 1000
 
 
 def test_dense_against_itself_is_identical_and_exactly_as_fast(small):

@@ -71,7 +71,7 @@ ROOMS = {
         "svg.* experiments.tiny", "numpy torch diffusers transformers safetensors pyarrow hydra omegaconf wandb tqdm"
     ),
     # Reads records only.
-    "analysis": Room("svg.results", "numpy scipy pandas pyarrow matplotlib PIL"),
+    "analysis": Room("svg.results", "numpy scipy pandas pyarrow matplotlib PIL av"),
 }
 
 

@@ -1,0 +1,96 @@
+"""Fills the tables of Markdown documents from committed rows, so that no number in them is typed by hand.
+
+    python -m analysis.documents README.md [--check]
+
+A table stands between ``<!-- rows: results/demo -->`` and ``<!-- end of rows -->``; the folder is relative to the
+document. ``--check`` changes nothing and ends with status 1 where a table is not what its rows say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import load
+from analysis.settings import environments, machine_text
+from analysis.summary import FORMATS, cell, full_labels, quality_columns, summary
+from svg.results import RecordError
+
+_TABLE = re.compile(r"(<!-- rows: (?P<folder>\S+) -->\n).*?(<!-- end of rows -->)", re.DOTALL)
+
+
+def markdown_table(table: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Return a summary as a Markdown table with the machines it was measured on below.
+
+    Quality that no run could measure is left out of the columns and named below, with its reason.
+    """
+    quality = quality_columns(table)
+    measured = [name for name in quality if (table[f"{name}_n"] > 0).any()]
+    columns = ["density_executed", "speedup", "attention_speedup", *measured]
+    headings = ["method", *(FORMATS[name][0] for name in columns), "videos"]
+    headings[2] += f" vs {', '.join(sorted(table['dense_backend'].dropna().unique()))}"
+    lines = [_line(headings), _line(["---", *["---:"] * (len(headings) - 1)])]
+    for label, (_, row) in zip(full_labels(table), table.iterrows(), strict=True):
+        if row["status"] != "complete":
+            lines.append(_line([label, f"{row['status']}: {row['error']}", *[""] * (len(headings) - 2)]))
+            continue
+        lines.append(_line([label, *(cell(row, name) or "–" for name in columns), str(row["videos"])]))
+    machines = environments(runs)
+    prefixes = {letter: f"{letter}: " if len(machines) > 1 else "Measured on " for letter in machines}
+    notes = [prefixes[letter] + machine_text(facts) for letter, facts in machines.items()]
+    # What follows the semicolon is the command that would mend it, of use on that machine only.
+    reasons = {name: table[f"{name}_note"].iloc[0].split(";")[0] for name in quality if name not in measured}
+    notes += [f"{FORMATS[name][0]} {reason}" for name, reason in reasons.items()]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
+
+
+def fill(text: str, root: Path) -> str:
+    """Return a document with its tables made anew.
+
+    Raises:
+        RecordError: If a folder that it names holds no runs.
+    """
+
+    def made(found: re.Match[str]) -> str:
+        folder = root / found["folder"]
+        runs = load.runs(folder)
+        if runs.empty:
+            raise RecordError(f"{folder} holds no runs, and a document takes a table from it")
+        table = summary(load.measurements(folder), runs)
+        return f"{found[1]}\n{markdown_table(table, runs)}\n\n{found[3]}"
+
+    return _TABLE.sub(made, text)
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.documents", description=__doc__)
+    parser.add_argument("documents", type=Path, nargs="+", help="Markdown files")
+    parser.add_argument("--check", action="store_true", help="change nothing; status 1 where a table is out of date")
+    options = parser.parse_args(arguments)
+    status = 0
+    for document in options.documents:
+        try:
+            text = document.read_text(encoding="utf-8")
+            filled = fill(text, document.parent)
+        except (OSError, RecordError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        if filled != text and options.check:
+            print(f"{document}: a table differs from its rows; run python -m analysis.documents {document}")
+            status = 1
+        elif filled != text:
+            document.write_text(filled, encoding="utf-8")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -27,7 +27,8 @@ class Geometry:
             asked for. ``"token"``: the widest band within the density, exact to the token. ``"ceil128"`` and
             ``"floor128"``: the reference code's width, which does not count the sink.
         sink: What every query keeps beside the band; see ``svg.pattern.band``.
-        key_order: Key order of a temporal head: ``"sink_first"`` or ``"plain"``, the reference code's.
+        key_order: Key order of a temporal head: ``"sink_first"`` (plain where there is no sink) or ``"plain"``, the
+            reference code's.
         spatial_unit: ``"token"`` or ``"frame"``; see ``svg.pattern.band``.
         band_edge: ``"closed"`` keeps \\|q - k\\| <= W, ``"open"`` keeps < W; matters for the reference's rounding only.
         num_padded_text_tokens: Text tokens that the reference's width counts, padding included, where the layout holds
@@ -51,11 +52,13 @@ def head_pattern(layout: TokenLayout, geometry: Geometry, kind: HeadKind) -> Hea
     Raises:
         ValueError: If the density is out of range or below what text, sink and diagonal keep.
     """
-    pattern = band(layout, kind, sink=geometry.sink, keys=geometry.key_order, spatial_unit=geometry.spatial_unit)
+    # Frame 0 stands apart from the band's keys only where the sink keeps it.
+    keys = "plain" if geometry.sink == "none" else geometry.key_order
+    pattern = band(layout, kind, sink=geometry.sink, keys=keys, spatial_unit=geometry.spatial_unit)
     mask = _mask(layout, geometry, pattern)
     if kind == "spatial":
         return HeadPattern("spatial", mask)
-    key_order = sink_first_order(layout) if geometry.key_order == "sink_first" else token_major_order(layout)
+    key_order = sink_first_order(layout) if keys == "sink_first" else token_major_order(layout)
     return HeadPattern("temporal", mask, token_major_order(layout), key_order)
 
 
@@ -106,5 +109,6 @@ def _mask(layout: TokenLayout, geometry: Geometry, pattern: TokenPattern) -> Blo
         if geometry.num_padded_text_tokens is not None:
             counted = replace(layout, num_text_tokens=geometry.num_padded_text_tokens)
         width = upstream_half_width(counted, geometry.density, geometry.rounding)
-        pattern = replace(pattern, half_width=width - (geometry.band_edge == "open"))
+        # The width is in tokens, the pattern's half-width in units of its scaled difference.
+        pattern = replace(pattern, half_width=(width - (geometry.band_edge == "open")) * pattern.query_scale)
     return BlockMask.from_pattern(pattern, geometry.block_size, geometry.block_size)

@@ -148,7 +148,7 @@ def band(
             ``tokens_per_frame`` keys of whatever order its head has (what the reference code does; for a temporal head
             that is a strip at the top of the picture). ``"none"``.
         keys: Key order of a temporal head: ``svg.order.sink_first_order`` or, as in the reference code, the order of
-            the queries.
+            the queries. The former needs a sink: frame 0 is then no part of the band.
         half_width: In units of the scaled difference; -1 keeps nothing of the band.
         spatial_unit: ``"token"``: the band slides token by token; ``"frame"``: it keeps whole frames, as in the
             paper's figure. Matters for spatial heads only.
@@ -173,6 +173,8 @@ def band(
         if sink == "first_frame":
             return replace(pattern, sink_start=0, sink_stop=0, sink_stride=frames)
         return pattern
+    if sink == "none":
+        raise ValueError("method.sink=none needs method.key_order=plain: frame 0 in front of the keys is in no band")
     if sink == "layout":
         raise ValueError("method.sink=layout needs method.key_order=plain: it is a quirk of the reference code's order")
     # Query (f, p) stands at p * F + f, key (f, p) at L + p * (F - 1) + f - 1: the diagonal has slope (F - 1) / F.

@@ -115,6 +115,28 @@ def test_every_query_keeps_text_the_first_frame_and_its_own_neighbourhood(kind, 
         assert mask[video, video].all()
 
 
+@pytest.mark.parametrize("rounding", ["tile", "token", "floor128"])
+def test_without_a_sink_the_first_frame_is_in_the_band_like_any_other(rounding):
+    layout = TokenLayout(6, 80)
+    pattern = head_pattern(layout, Geometry(0.6, 8, rounding, sink="none"), "temporal")
+    mask = original_mask(pattern, layout.seq_len)
+    assert mask.diagonal().all()
+    assert mask[:, :80].any(0).all()
+    assert pattern.mask.tile_density == pytest.approx(mask.float().mean().item(), abs=0.1)
+
+
+@pytest.mark.parametrize("density", [0.3, 0.5])
+@pytest.mark.parametrize("rounding", ["ceil128", "floor128"])
+def test_the_reference_codes_width_is_as_many_tokens_where_the_first_frame_stands_in_front(rounding, density):
+    layout = TokenLayout(9, 150)
+    ours, plain = (
+        original_mask(head_pattern(layout, Geometry(density, 64, rounding, key_order=order), "temporal"), 1350)
+        for order in ("sink_first", "plain")
+    )
+    # The slope of the former rounds at the edge of the band: one key a query, to either side.
+    assert (ours != plain).sum(1).max() <= 2
+
+
 def test_patterns_are_built_once_for_equal_layouts_and_geometries():
     first = head_patterns(TokenLayout(4, 6), Geometry(0.7, 3))
     again = head_patterns(TokenLayout(4, 6), Geometry(0.7, 3))

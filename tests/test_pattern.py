@@ -123,6 +123,11 @@ def test_the_sink_of_the_reference_code_needs_its_order():
         band(TokenLayout(3, 5), "temporal", sink="layout")
 
 
+def test_keys_with_the_first_frame_in_front_need_a_sink():
+    with pytest.raises(ValueError, match=r"method\.sink=none needs method\.key_order=plain"):
+        band(TokenLayout(3, 5), "temporal", sink="none")
+
+
 def odd_patterns() -> list[TokenPattern]:
     """Patterns that no layout makes: ranges, scales and units that do not fit each other, padding, strided sinks."""
     base = TokenPattern(19, 19, 0, query_stop=19, key_stop=19)

@@ -35,4 +35,6 @@ def adapter_for(pipeline: Any) -> Any:
 
 
 def _modules() -> list[Any]:
-    return [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    # A name that begins with an underscore is what families share.
+    names = [info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")]
+    return [importlib.import_module(f"{__name__}.{name}") for name in names]

@@ -41,17 +41,18 @@ class WanAdapter:
             height, width: Pixels.
             num_frames: Frames of the video, not of the latents.
         """
-        config = pipeline.transformer.config
+        config = self.transformers(pipeline)[0].config
         per_latent = pipeline.vae_scale_factor_temporal
         if (num_frames - 1) % per_latent:
             nearest = max(0, round((num_frames - 1) / per_latent)) * per_latent + 1
             raise ValueError(
                 f"model.num_frames is {num_frames}; this model takes {per_latent}k + 1 frames, such as {nearest}"
             )
-        # 16: diffusers' own rule, whatever the autoencoder's factor.
         counts = [(num_frames - 1) // per_latent + 1]
-        for name, pixels, patch in (("height", height, config.patch_size[1]), ("width", width, config.patch_size[2])):
-            multiple = math.lcm(16, pipeline.vae_scale_factor_spatial * patch)
+        sides = zip(
+            ("height", "width"), (height, width), config.patch_size[1:], self.size_multiples(pipeline), strict=True
+        )
+        for name, pixels, patch, multiple in sides:
             if pixels % multiple:
                 nearest = max(1, round(pixels / multiple)) * multiple
                 raise ValueError(
@@ -63,6 +64,13 @@ class WanAdapter:
                 raise ValueError(
                     f"model.{name} makes {count} positions; this model knows at most {config.rope_max_seq_len}"
                 )
+
+    def size_multiples(self, pipeline: Any) -> tuple[int, int]:
+        """Return what height and width must be multiples of, in pixels."""
+        _, *patch = self.transformers(pipeline)[0].config.patch_size
+        # 16: diffusers' own rule, whatever the autoencoder's factor.
+        tall, wide = (math.lcm(16, pipeline.vae_scale_factor_spatial * side) for side in patch)
+        return tall, wide
 
     def processor(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> WanSelfAttention:
         return WanSelfAttention(attend, stock)

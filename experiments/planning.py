@@ -85,8 +85,9 @@ def check(config: Config, names: Names) -> Plan:
     else:
         prompts = make_prompts(config.prompts.texts)
     folder = find_folder(config.model)
-    # The weights count, wherever they lie; defaults have gone into the method.
-    model = {name: value for name, value in asdict(config.model).items() if name not in ("method_defaults", "upstream")}
+    # The weights count, wherever they lie, sizes included; defaults have gone into the method.
+    without = ("method_defaults", "upstream", "geometry", "transformer")
+    model = {name: value for name, value in asdict(config.model).items() if name not in without}
     model |= {"name": names.model, "fingerprint": fingerprint(folder)}
     if config.model.revision is None:
         del model["path"]

@@ -10,6 +10,62 @@ from omegaconf import MISSING
 
 DTYPES = ("float32", "bfloat16", "float16")
 TRACKING_MODES = ("off", "offline", "online")
+TEXT_PLACES = ("none", "first", "last")
+GUIDANCES = ("two_forwards", "batched", "embedded")
+GRIDS = ("unipc_flow", "flow_match", "trailing", "edm")
+
+
+@dataclass
+class GeometryConfig:
+    """How a video becomes tokens, for what is worked out before anything is loaded."""
+
+    # Height and width of a token: the autoencoder's factor times the patch.
+    pixels_per_token: int = MISSING
+    # What the pipeline wants height and width to be multiples of.
+    size_multiple: int = 16
+    # n frames make (n - 1) / frames_per_latent + 1 latent frames.
+    frames_per_latent: int = MISSING
+    # Patch in time; the last one is filled up.
+    latents_per_token: int = 1
+    # Where text stands in self-attention; "none": it has a cross-attention.
+    text: str = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("pixels_per_token", "size_multiple", "frames_per_latent", "latents_per_token"):
+            _at_least(f"model.geometry.{name}", getattr(self, name), 1)
+        _one_of("model.geometry.text", self.text, TEXT_PLACES)
+
+
+@dataclass
+class TransformerConfig:
+    """The transformer's sizes, and how the sampler calls it, for what is worked out before anything is loaded."""
+
+    # Self-attention calls of one forward.
+    num_layers: int = MISSING
+    num_heads: int = MISSING
+    head_dim: int = MISSING
+    # Width of the feed-forward network's hidden layer.
+    ffn_dim: int = MISSING
+    # Channels of a text token in cross-attention; null: text stands in self-attention.
+    cross_dim: int | None = None
+    # Tokens of an image in cross-attention, beside the text's.
+    num_image_tokens: int = 0
+    # How the unconditional prediction is made; "embedded": there is none.
+    guidance: str = "two_forwards"
+    # Which grid of timesteps the scheduler makes; see svg.timesteps.
+    timesteps: str = "unipc_flow"
+    # The checkpoint's own, where model.flow_shift is null.
+    flow_shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "num_heads", "head_dim", "ffn_dim"):
+            _at_least(f"model.transformer.{name}", getattr(self, name), 1)
+        if self.cross_dim is not None:
+            _at_least("model.transformer.cross_dim", self.cross_dim, 1)
+        _at_least("model.transformer.num_image_tokens", self.num_image_tokens, 0)
+        _one_of("model.transformer.guidance", self.guidance, GUIDANCES)
+        _one_of("model.transformer.timesteps", self.timesteps, GRIDS)
+        _in_range("model.transformer.flow_shift", self.flow_shift, 0, 100)
 
 
 @dataclass
@@ -35,6 +91,9 @@ class ModelConfig:
     method_defaults: dict[str, Any] = field(default_factory=dict)
     # What svg_upstream needs to know of the model family.
     upstream: dict[str, Any] = field(default_factory=dict)
+    # What experiments.plan needs to know; a run finds both in the checkpoint.
+    geometry: GeometryConfig | None = None
+    transformer: TransformerConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_inference_steps", "height", "width", "num_frames"):

@@ -1,0 +1,84 @@
+"""Paired differences between methods."""
+
+import math
+
+import pytest
+
+from analysis import load
+from analysis.paired import main, paired
+from svg.results import Measurement, RunWriter
+from tests.fake_runs import PROVENANCE
+
+
+def write(root, run_id, method, scores, density=0.25, seeds=(0,), dense_steps=1, **model):
+    """Write a run; scores is {prompt: PSNR per seed}, None for a video that equals its twin."""
+    config = {"seed": seeds[0], "seeds": list(seeds), "model": {"name": "m", "num_inference_steps": 8, **model}}
+    config["method"] = {"name": method, "sparsity": density}
+    names = {"model": "m", "method": method, "backend": "cpu_gather", "dense_backend": "sdpa"}
+    facts = {"config": config, "provenance": PROVENANCE, "prompts": [], "seeds": list(seeds)}
+    with RunWriter(root, run_id, **names, **facts) as run:
+        for prompt, values in scores.items():
+            for seed, value in zip(seeds, values, strict=True):
+                place = {"prompt_id": prompt, "seed": seed}
+                status = "ok" if value is not None else "infinite"
+                run.extend(
+                    [
+                        Measurement(
+                            quantity="psnr_db", value=value, unit="dB", protocol="standard", status=status, **place
+                        ),
+                        Measurement(quantity="density_requested", value=density, unit="1", **place),
+                        Measurement(quantity="dense_steps", value=dense_steps, unit="steps", **place),
+                        Measurement(quantity="dense_layers", value=1, unit="layers", **place),
+                    ]
+                )
+
+
+def table_of(root, **options):
+    return paired(load.measurements(root), load.runs(root), **options)
+
+
+def test_the_difference_is_over_prompts_with_students_interval(tmp_path):
+    write(tmp_path, "a", "svg", {"p0": [30.0], "p1": [28.0], "p2": [35.0]})
+    write(tmp_path, "b", "random_blocks", {"p0": [27.0], "p1": [27.0], "p2": [30.0]})
+    [row] = table_of(tmp_path).itertuples()
+    # Differences 3, 1, 5: mean 3, deviation 2, t(0.975, 2) = 4.302653.
+    half = 4.302653 * 2 / math.sqrt(3)
+    assert (row.prompts, row.difference, row.unpaired) == (3, 3.0, 0)
+    assert (row.low, row.high) == pytest.approx((3 - half, 3 + half), rel=1e-6)
+
+
+def test_seeds_of_a_prompt_count_once(tmp_path):
+    write(tmp_path, "a", "svg", {"p0": [30.0, 32.0], "p1": [28.0, 28.0]}, seeds=(0, 1))
+    write(tmp_path, "b", "random_choice", {"p0": [27.0, 27.0], "p1": [27.0, 27.0]}, seeds=(0, 1))
+    [row] = table_of(tmp_path).itertuples()
+    assert row.prompts == 2 and row.difference == pytest.approx((4.0 + 1.0) / 2)
+    assert math.isnan(row.low) and math.isnan(row.high)
+
+
+def test_prompts_without_a_number_on_both_sides_are_left_out_and_counted(tmp_path):
+    write(tmp_path, "a", "svg", {"p0": [30.0], "p1": [None], "p2": [28.0]})
+    write(tmp_path, "b", "random_blocks", {"p0": [29.0], "p1": [20.0]})
+    [row] = table_of(tmp_path).itertuples()
+    assert (row.prompts, row.difference, row.unpaired) == (1, 1.0, 2)
+
+
+@pytest.mark.parametrize("other", [{"density": 0.5}, {"dense_steps": 2}, {"num_inference_steps": 20}, {"seeds": (1,)}])
+def test_runs_under_other_conditions_are_not_compared(tmp_path, other):
+    write(tmp_path, "a", "svg", {"p0": [30.0]})
+    write(tmp_path, "b", "random_blocks", {"p0": [29.0]}, **other)
+    assert table_of(tmp_path).empty
+
+
+def test_the_command_prints_a_line_per_method(tmp_path, capsys):
+    write(tmp_path, "a", "svg", {f"p{index}": [30.0 + index] for index in range(4)})
+    write(tmp_path, "b", "random_blocks", {f"p{index}": [29.0] for index in range(4)})
+    assert main([str(tmp_path)]) == 0
+    assert "m at 0.25: random_blocks" in capsys.readouterr().out
+
+
+def test_nothing_to_compare_is_one_line(tmp_path, capsys):
+    write(tmp_path, "a", "svg", {"p0": [30.0]})
+    assert main([str(tmp_path)]) == 2
+    assert "--reference svg" in capsys.readouterr().err
+    assert main([str(tmp_path / "absent")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -123,12 +123,21 @@ def head_rows(receipt: Receipt, key: Mapping[str, Any]) -> Iterator[Measurement]
     """Yield each head's choice, its patterns' errors and the margin between them, for every sparse call."""
     for call in receipt.sparse_calls:
         for item, heads in enumerate(call.choice):
-            branch = call.branch if len(call.choice) == 1 else f"{call.branch}{item}"
+            branch = _branch_of(call, item)
             for head, choice in enumerate(heads):
                 place = {"step": call.step, "layer": call.layer, "head": head, "branch": branch, **key}
                 if choice in CHOICES:
                     yield Measurement(quantity="head_choice", unit="pattern", value=CHOICES[choice], **place)
                 yield from _error_rows(call, item, head, place)
+
+
+def _branch_of(call: Call, item: int) -> str:
+    """Return the branch of a batch item; where several items have one, or it has no name, with its place."""
+    names = call.item_branches
+    if len(call.choice) == 1:
+        return names[0] if len(names) == 1 else call.branch
+    name = names[item] if names else call.branch
+    return f"{name}{item}" if not names or names.count(name) > 1 else name
 
 
 def _error_rows(call: Call, item: int, head: int, place: Mapping[str, Any]) -> Iterator[Measurement]:

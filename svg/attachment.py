@@ -38,7 +38,10 @@ class Backend(Protocol):
 
 
 class ModelAdapter(Protocol):
-    """What a model family tells the attachment about itself."""
+    """What a model family tells the attachment about itself.
+
+    Where one forward holds several branches, ``item_branches(pipeline, inputs)`` names each batch item's.
+    """
 
     branches: tuple[str, ...]
 
@@ -137,6 +140,7 @@ class Attachment:
         self._layout: TokenLayout | None = None
         self._schedule = DenseSchedule(0, 0)
         self._state: dict[tuple[int, int, str], dict[str, Any]] = {}
+        self._item_branches: tuple[str, ...] = ()
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Attachment:
@@ -155,10 +159,13 @@ class Attachment:
         modules = self.adapter.self_attentions(transformer)
 
         def before_forward(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
-            if self._clock.advance(float(timestep.flatten()[-1]), self.pipeline.scheduler.timesteps):
-                self._start_generation(len(modules))
+            # The pipeline's own value first: the transformer's may be rounded until two steps look like one.
+            timestep = getattr(self.pipeline, "current_timestep", None)
+            if timestep is None:
+                timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
             inputs = kwargs | {"hidden_states": kwargs.get("hidden_states", *args[:1])}
+            if self._clock.advance(float(timestep.flatten()[-1]), self.pipeline.scheduler.timesteps):
+                self._start_generation(len(modules), inputs)
             self._layout = self.adapter.layout(module, inputs)
 
         handle = transformer.register_forward_pre_hook(before_forward, with_kwargs=True)
@@ -177,8 +184,10 @@ class Attachment:
             self._undo.pop()()
         self._state.clear()
 
-    def _start_generation(self, num_layers: int) -> None:
+    def _start_generation(self, num_layers: int, inputs: dict[str, Any]) -> None:
         self._state.clear()
+        item_branches = getattr(self.adapter, "item_branches", None)
+        self._item_branches = () if item_branches is None else item_branches(self.pipeline, inputs)
         num_steps = len(self._clock.timesteps)
         self._schedule = self.method.dense_schedule(num_steps, num_layers, self._clock.timesteps)
         self.receipt = Receipt(self._schedule.dense_steps, self._schedule.dense_layers, num_steps, num_layers)
@@ -218,5 +227,5 @@ class Attachment:
         if plan.is_reordered:
             with self.phases.phase("reordering"):
                 output = plan.restore(output)
-        self.receipt.record(context, backend.name, plan, fallback)
+        self.receipt.record(context, backend.name, plan, fallback, self._item_branches)
         return output

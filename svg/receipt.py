@@ -17,7 +17,8 @@ class Call:
 
     Densities are shares of all query-key pairs: kept token by token, and computed tile by tile. ``choice`` is the name
     of each head's pattern, ``[batch][head]``; ``error`` maps a pattern's name to its error, ``[batch][head]``, where
-    the method profiled. ``fallback`` says why a sparse call ran dense; None where it did not.
+    the method profiled. ``fallback`` says why a sparse call ran dense; None where it did not. ``item_branches`` names
+    the branch of each batch item where one forward holds several.
     """
 
     step: int
@@ -30,6 +31,7 @@ class Call:
     choice: list[list[str]]
     error: dict[str, list[list[float]]]
     fallback: str | None = None
+    item_branches: tuple[str, ...] = ()
 
 
 @dataclass
@@ -43,7 +45,14 @@ class Receipt:
     _pending: list[_Pending] = field(default_factory=list)
     _calls: list[Call] = field(default_factory=list)
 
-    def record(self, context: AttentionContext, backend: str, plan: AttentionPlan, fallback: str | None = None) -> None:
+    def record(
+        self,
+        context: AttentionContext,
+        backend: str,
+        plan: AttentionPlan,
+        fallback: str | None = None,
+        item_branches: tuple[str, ...] = (),
+    ) -> None:
         """Note one call; does not wait for the device."""
         self._pending.append(
             _Pending(
@@ -57,6 +66,7 @@ class Receipt:
                 plan.assignment,
                 plan.diagnostics.get("error"),
                 fallback,
+                item_branches,
             )
         )
 
@@ -99,6 +109,7 @@ class _Pending:
     assignment: torch.Tensor
     error: torch.Tensor | None
     fallback: str | None
+    item_branches: tuple[str, ...]
 
     def resolve(self) -> Call:
         assignment = self.assignment.tolist()
@@ -119,6 +130,7 @@ class _Pending:
             choice=[[self.names[index] for index in heads] for heads in assignment],
             error={} if self.error is None else dict(zip(self.names, self.error.tolist(), strict=True)),
             fallback=self.fallback,
+            item_branches=self.item_branches,
         )
 
 

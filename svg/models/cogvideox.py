@@ -1,4 +1,4 @@
-"""CogVideoX 1.0 and 1.5 in diffusers: text first, then video, in one self-attention; guidance is one batched forward."""
+"""CogVideoX 1.0 and 1.5 in diffusers: text before video in one self-attention; guidance is one batched forward."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class CogVideoXSelfAttention:
     def __init__(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> None:
         if type(stock).__name__ not in STOCK_PROCESSORS:
             raise ValueError(
-                f"CogVideoX's attention runs through {type(stock).__name__}; svg.attach can stand in for diffusers' own "
+                f"CogVideoX's attention runs through {type(stock).__name__}; svg.attach replaces diffusers' own "
                 f"processors only: {', '.join(STOCK_PROCESSORS)}"
             )
         self._attend = attend

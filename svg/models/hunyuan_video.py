@@ -1,0 +1,198 @@
+"""HunyuanVideo in diffusers: video and text attend jointly, text last, in dual-stream and then single-stream blocks.
+
+A prompt is padded to a fixed length. Here its padding is sliced off before attention, and where the prompts of a batch
+differ in length the shorter ones' keys end earlier: no mask of every pair is built, and no padding is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from svg.layout import TokenLayout
+from svg.models._sizes import check_frames, check_pixels
+from svg.plan import AttentionInputs
+
+PIPELINES = ("HunyuanVideoPipeline", "HunyuanVideoImageToVideoPipeline")
+
+# What only the official folders and repositories hold, and the same model where diffusers can load it.
+OFFICIAL_LAYOUTS = {
+    "hunyuan-video-t2v-720p": "hunyuanvideo-community/HunyuanVideo",
+    "hunyuan-video-i2v-720p": "hunyuanvideo-community/HunyuanVideo-I2V",
+}
+
+
+@dataclass
+class TextLengths:
+    """Text tokens without padding, of the forward that runs; on the host, so that no layer waits for the device.
+
+    Args:
+        longest: Text tokens that take part in attention: those of the longest prompt.
+        each: LongTensor ``(batch,)`` where prompts differ in length, else None.
+    """
+
+    longest: int = 0
+    each: torch.Tensor | None = None
+
+    def read(self, mask: torch.Tensor) -> None:
+        """Take the lengths from a prompt mask ``(batch, padded length)``, whose ones come first."""
+        lengths = mask.sum(1, dtype=torch.long).cpu()
+        self.longest = int(lengths.max())
+        self.each = None if bool((lengths == self.longest).all()) else lengths
+
+
+class HunyuanVideoAdapter:
+    """What the attachment needs to know of HunyuanVideo. Guidance is embedded: a step is one forward, as a rule."""
+
+    branches = ("cond", "uncond")
+
+    def __init__(self) -> None:
+        self._text = TextLengths()
+
+    def transformers(self, pipeline: Any) -> list[torch.nn.Module]:
+        return [pipeline.transformer]
+
+    def self_attentions(self, transformer: Any) -> list[Any]:
+        """Return the joint attentions: dual-stream blocks, then single-stream blocks; the text's refiner is no part."""
+        return [block.attn for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks)]
+
+    def layout(self, transformer: Any, inputs: dict[str, Any]) -> TokenLayout:
+        """Return the layout of latents ``(batch, channels, frames, height, width)`` with the longest prompt's text."""
+        _, _, frames, height, width = inputs["hidden_states"].shape
+        config = transformer.config
+        # The clock has just waited for this forward's timestep, so this read waits for nothing more.
+        self._text.read(inputs["encoder_attention_mask"])
+        tokens_per_frame = (height // config.patch_size) * (width // config.patch_size)
+        return TokenLayout(frames // config.patch_size_t, tokens_per_frame, self._text.longest)
+
+    def check_size(self, pipeline: Any, height: int, width: int, num_frames: int) -> None:
+        """Raise ``ValueError`` unless the model takes videos of this size; the pipeline itself would cut frames off.
+
+        Args:
+            pipeline: A HunyuanVideo pipeline.
+            height, width: Pixels.
+            num_frames: Frames of the video, not of the latents.
+        """
+        config = pipeline.transformer.config
+        check_frames(num_frames, pipeline.vae_scale_factor_temporal)
+        if config.image_condition_type == "latent_concat" and num_frames < 5:
+            raise ValueError(
+                f"model.num_frames is {num_frames}; this model takes at least 5, of which its pipeline drops 4"
+            )
+        for name, pixels in (("height", height), ("width", width)):
+            # 16: diffusers' own rule, whatever the autoencoder's factor.
+            check_pixels(name, pixels, math.lcm(16, pipeline.vae_scale_factor_spatial * config.patch_size))
+
+    def processor(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> HunyuanVideoJointAttention:
+        return HunyuanVideoJointAttention(attend, stock, self._text)
+
+
+class HunyuanVideoJointAttention:
+    """diffusers' attention processor for HunyuanVideo's joint attention, with the attention itself handed in.
+
+    Args:
+        attend: Computes one call, ``(batch, num_heads, seq_len, head_dim)`` out.
+        stock: The processor it replaces; its backend and parallel settings must be at their defaults.
+        text: How long the prompts of the running forward are.
+    """
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __init__(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any, text: TextLengths) -> None:
+        self._attend, self._text = attend, text
+        if getattr(stock, "_parallel_config", None) is not None:
+            raise ValueError("context parallelism is on for this pipeline; svg.attach does not go through it yet")
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        num_video, num_padded = hidden_states.shape[1], encoder_hidden_states.shape[1]
+        text = encoder_hidden_states[:, : self._text.longest]
+        is_dual = attn.add_q_proj is not None
+        if is_dual:
+            query = torch.cat([attn.to_q(hidden_states), attn.add_q_proj(text)], 1)
+            key = torch.cat([attn.to_k(hidden_states), attn.add_k_proj(text)], 1)
+            value = torch.cat([attn.to_v(hidden_states), attn.add_v_proj(text)], 1)
+        else:
+            tokens = torch.cat([hidden_states, text], 1)
+            query, key, value = attn.to_q(tokens), attn.to_k(tokens), attn.to_v(tokens)
+        norms = (attn.norm_q, attn.norm_k)
+        text_norms = (attn.norm_added_q, attn.norm_added_k) if is_dual else norms
+
+        def finish(which: int, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
+            heads, both = rows.unflatten(2, (attn.heads, -1)), (norms[which], text_norms[which])
+            return finished(heads, *both, image_rotary_emb, num_video, indices).transpose(1, 2)
+
+        inputs = AttentionInputs(
+            query,
+            key,
+            value,
+            attn.heads,
+            finish_query=lambda rows, indices: finish(0, rows, indices),
+            finish_key=lambda rows, indices: finish(1, rows, indices),
+            key_lengths=None if self._text.each is None else num_video + self._text.each,
+        )
+        output = self._attend(inputs).transpose(1, 2).flatten(2, 3).type_as(query)
+        video, text = output[:, :num_video], output[:, num_video:]
+        if getattr(attn, "to_out", None) is not None:
+            video = attn.to_out[1](attn.to_out[0](video))
+        if getattr(attn, "to_add_out", None) is not None:
+            text = attn.to_add_out(text)
+        # The block counts on the padded length; what stands in the padding reaches no other token.
+        return video, torch.nn.functional.pad(text, (0, 0, 0, num_padded - text.shape[1]))
+
+
+def finished(
+    heads: torch.Tensor,
+    norm: torch.nn.Module | None,
+    text_norm: torch.nn.Module | None,
+    rotary_emb: tuple[torch.Tensor, torch.Tensor] | None,
+    num_video: int,
+    indices: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return queries or keys normed, and rotated where they are video.
+
+    Args:
+        heads: ``(batch, rows, num_heads, head_dim)``.
+        norm: For video rows; None: none.
+        text_norm: For text rows.
+        rotary_emb: Cosines and sines, each ``(num_video, head_dim)``.
+        num_video: Video tokens of the sequence; text stands after them.
+        indices: Positions of the rows, or None for all of them in order.
+    """
+    if indices is None:
+        video, text = _normed(norm, heads[:, :num_video]), _normed(text_norm, heads[:, num_video:])
+        return torch.cat([video if rotary_emb is None else rotate(video, rotary_emb), text], 1)
+    # A row is computed as both and one of them taken: rows asked for by position are few.
+    video, text = _normed(norm, heads), _normed(text_norm, heads)
+    if rotary_emb is not None:
+        places = indices.clamp(max=num_video - 1)
+        cosine, sine = rotary_emb
+        video = rotate(video, (cosine.index_select(0, places), sine.index_select(0, places)))
+    return torch.where((indices < num_video)[:, None, None], video, text)
+
+
+def _normed(norm: torch.nn.Module | None, heads: torch.Tensor) -> torch.Tensor:
+    return heads if norm is None else norm(heads)
+
+
+def rotate(heads: torch.Tensor, rotary_emb: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Apply HunyuanVideo's rotary embedding, adjacent channels paired, in float32.
+
+    Args:
+        heads: ``(batch, rows, num_heads, head_dim)``.
+        rotary_emb: Cosines and sines, each ``(rows, head_dim)``, every value given twice.
+    """
+    cosine, sine = (table[:, None, :] for table in rotary_emb)
+    turned = torch.stack((-heads[..., 1::2], heads[..., 0::2]), dim=-1).flatten(-2)
+    return (heads.float() * cosine + turned.float() * sine).to(heads.dtype)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from svg.block_mask import FULL, PARTIAL, SKIPPED, BlockMask, tile_offsets
+from svg.block_mask import FULL, PARTIAL, SKIPPED, BlockMask, _smallest_that_fit, tile_offsets
 from svg.layout import TokenLayout
 from svg.pattern import TokenPattern, band
 
@@ -206,3 +206,18 @@ def test_ties_in_a_budget_fall_over_all_rows_alike(density):
 def test_a_budget_below_sink_text_and_diagonal_is_refused():
     with pytest.raises(ValueError, match=r"method\.sparsity .* is 0\.3, but text, first frame .* alone keep 0\.3778"):
         BlockMask.from_tile_budget(band(TokenLayout(3, 5), "spatial"), 0.3, 1, 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_fits_a_budget_is_what_sorting_everything_would_take(seed):
+    generator = torch.Generator().manual_seed(seed)
+    # Few values, so that many are equal; some of a million, so that most bins are empty.
+    rank = torch.randint(0, 6, (13, 17), generator=generator).double() * (1e6 if seed % 2 else 0.25)
+    candidates = torch.rand(13, 17, generator=generator) < 0.7
+    area = torch.randint(1, 9, (13, 17), generator=generator).double()
+    for share in (0.0, 0.01, 0.3, 0.77, 1.0):
+        budget = share * float(area.sum())
+        order = rank.masked_fill(~candidates, torch.inf).flatten().argsort(stable=True)[: int(candidates.sum())]
+        expected = torch.zeros(13 * 17, dtype=torch.bool)
+        expected[order[area.flatten()[order].cumsum(0) <= budget]] = True
+        assert torch.equal(_smallest_that_fit(rank, candidates, area, budget).flatten(), expected)

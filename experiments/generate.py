@@ -13,7 +13,6 @@ from experiments.generation import Generator
 from experiments.loading import load_pipeline
 from experiments.progress import Progress
 from experiments.schema import Config
-from svg.models import adapter_for
 from svg.video import write_lossless, write_preview
 
 
@@ -32,12 +31,12 @@ def main(config: Config, names: planning.Names) -> None:
     runner.set_threads(config)
     pipeline = load_pipeline(config.model, plan.folder, plan.device)
     model = config.model
-    adapter_for(pipeline).check_size(pipeline, model.height, model.width, model.num_frames)
     generator = Generator(pipeline, model, plan.device)
-    dense_backend = runner.pick_dense_backend(config.dense_backend, generator, plan.prompts[0].text)
+    generator.check(plan.prompts)
+    dense_backend = runner.pick_dense_backend(config.dense_backend, generator, plan.prompts[0])
     with Progress(plan.run_id, len(jobs) * model.num_inference_steps) as bar:
         for prompt, seed, path in jobs:
-            made = generator(prompt.text, seed, plan.method, plan.backend, dense_backend, on_step=bar.step)
+            made = generator(prompt, seed, plan.method, plan.backend, dense_backend, on_step=bar.step)
             assert made.frames is not None
             folder.mkdir(parents=True, exist_ok=True)
             _write(path, partial(write_lossless, video=made.frames, fps=model.fps))

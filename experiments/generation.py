@@ -13,10 +13,12 @@ import numpy as np
 import torch
 
 import svg
+from experiments.prompting import open_image
 from experiments.schema import ModelConfig
 from svg.cost.clock import Clock, PhaseClock
 from svg.cost.memory import peak_gib, reset_peak
 from svg.models import adapter_for
+from svg.prompts import Prompt
 from svg.receipt import Receipt
 from svg.schedule import DenseSchedule
 from svg.video import to_uint8
@@ -75,7 +77,7 @@ class Generator:
 
     def __call__(
         self,
-        prompt: str,
+        prompt: Prompt,
         seed: int,
         method: Any,
         backend: Any,
@@ -88,8 +90,8 @@ class Generator:
         """Generate one video.
 
         Args:
-            prompt: Text.
-            seed: Seed of the initial noise, together with the prompt, and of what the method draws.
+            prompt: Text, and the image that the video begins from.
+            seed: Seed of the initial noise, together with the text, and of what the method draws.
             method, backend, dense_backend: As ``svg.attach`` takes them.
             num_inference_steps: In place of the model's.
             decodes: Whether latents become frames.
@@ -109,20 +111,29 @@ class Generator:
             if not first:
                 first.append(clock.mark())
 
+        height, width = self.size(prompt)
         settings = {
-            "prompt": prompt,
-            "negative_prompt": self.model.negative_prompt,
-            "height": self.model.height,
-            "width": self.model.width,
+            "prompt": prompt.text,
+            # Only Cosmos has positions in seconds.
+            "fps": self.model.fps,
+            "height": height,
+            "width": width,
             "num_frames": self.model.num_frames,
             "num_inference_steps": num_inference_steps or self.model.num_inference_steps,
             "guidance_scale": self.model.guidance_scale,
-            "generator": noise_generator(prompt, seed),
+            "guidance_scale_2": self.model.guidance_scale_2,
+            "generator": noise_generator(prompt.text, seed),
             "callback_on_step_end": after_step,
             "output_type": "pt" if decodes else "latent",
         }
+        if self.model.negative_prompt is not None:
+            settings["negative_prompt"] = self.model.negative_prompt
         if self.model.max_sequence_length is not None:
             settings["max_sequence_length"] = self.model.max_sequence_length
+        if prompt.image is not None:
+            image = open_image(prompt)
+            # Elsewhere the pipeline itself stretches it.
+            settings["image"] = image.resize((width, height)) if self.model.size_from_image else image
         known = inspect.signature(self.pipeline.__call__).parameters
         settings = {name: value for name, value in settings.items() if name in known}
         transformers = adapter_for(self.pipeline).transformers(self.pipeline)
@@ -149,6 +160,32 @@ class Generator:
             peak_gib=peak_gib(self.device),
             receipt=run.receipt,
         )
+
+    def size(self, prompt: Prompt) -> tuple[int, int]:
+        """Return height and width of a prompt's video: the model's, or of that area in the shape of its image."""
+        if not self.model.size_from_image:
+            return self.model.height, self.model.width
+        fit = getattr(adapter_for(self.pipeline), "size_for_image", None)
+        if fit is None:
+            raise ValueError(
+                f"model.size_from_image is true, but {type(self.pipeline).__name__} is not known to take videos of any "
+                f"shape; set it to false"
+            )
+        image = open_image(prompt)
+        return fit(self.pipeline, self.model.height * self.model.width, image.height, image.width)
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Raise ``ValueError`` if the pipeline does not take the size of a prompt's video, or lacks a second expert."""
+        adapter = adapter_for(self.pipeline)
+        for height, width in {self.size(prompt) for prompt in prompts}:
+            adapter.check_size(self.pipeline, height, width, self.model.num_frames)
+        num_experts = len(adapter.transformers(self.pipeline))
+        for name in ("guidance_scale_2", "boundary_ratio"):
+            if getattr(self.model, name) is not None and num_experts < 2:
+                raise ValueError(
+                    f"model.{name} is {getattr(self.model, name)}, but the checkpoint has one transformer, not two "
+                    f"experts; set it to null, or check model.path"
+                )
 
     def _call(self, settings: dict[str, Any]) -> torch.Tensor:
         try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from experiments.parts import guardrail_parts, set_vae_tiling
 from experiments.schema import ModelConfig
 from svg import models
 
@@ -33,10 +34,13 @@ def find_folder(model: ModelConfig) -> Path:
         known = ", ".join(models.known_pipelines())
         raise ValueError(f"model.pipeline={model.pipeline} is not implemented; implemented are: {known}")
     if model.revision is not None:
-        return _download(model)
+        folder = _download(model)
+        check_kind(folder, model.pipeline)
+        return folder
     for folder in (Path(model.path), PROJECT / model.path):
         if folder.is_dir():
             check_folder(folder)
+            check_kind(folder, model.pipeline)
             return folder.resolve()
     raise ValueError(
         f"model.path={model.path} is not a folder; give the folder of a diffusers pipeline, or a Hugging Face id "
@@ -62,7 +66,8 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"model.path={folder} holds no model_index.json; it is no folder of a diffusers pipeline")
     parts = _read_json(index)
     for part, kind in parts.items():
-        if part.startswith("_") or not isinstance(kind, list) or kind[0] is None:
+        # A guardrail comes from a package of its own.
+        if part.startswith("_") or not isinstance(kind, list) or kind[0] is None or part == "safety_checker":
             continue
         if not (folder / part).is_dir():
             raise ValueError(f"model.path={folder} is half there: its part {part} is missing")
@@ -71,6 +76,16 @@ def check_folder(folder: Path) -> None:
         if not (folder / part / "config.json").is_file():
             raise ValueError(f"model.path={folder} is half there: {part}/config.json is missing")
         _check_weights(folder, part)
+
+
+def check_kind(folder: Path, pipeline: str) -> None:
+    """Raise ``ValueError`` if the folder holds another pipeline than the one asked for."""
+    kind = _read_json(folder / "model_index.json").get("_class_name")
+    if kind != pipeline:
+        raise ValueError(
+            f"model.path={folder} holds a {kind}, and model.pipeline is {pipeline}; choose another path, or the model "
+            f"that belongs to it"
+        )
 
 
 def _check_weights(folder: Path, part: str) -> None:
@@ -100,12 +115,24 @@ def load_pipeline(model: ModelConfig, folder: Path, device: torch.device) -> Any
         ValueError: If the files cannot be loaded.
     """
     marks = tuple((file.as_posix(), file.stat().st_mtime_ns) for file in _files(folder))
-    return _load(model.pipeline, folder, model.dtype, model.vae_dtype or model.dtype, model.flow_shift, device, marks)
+    sampler = (model.flow_shift, model.boundary_ratio)
+    dtypes = (model.dtype, model.vae_dtype or model.dtype)
+    pipeline = _load(model.pipeline, folder, *dtypes, *sampler, model.guardrail, device, marks)
+    set_vae_tiling(pipeline, model.vae_tiling)
+    return pipeline
 
 
 @lru_cache(maxsize=1)
 def _load(
-    name: str, folder: Path, dtype: str, vae_dtype: str, flow_shift: float | None, device: torch.device, marks: tuple
+    name: str,
+    folder: Path,
+    dtype: str,
+    vae_dtype: str,
+    flow_shift: float | None,
+    boundary_ratio: float | None,
+    guardrail: bool | None,
+    device: torch.device,
+    marks: tuple,
 ) -> Any:
     import diffusers
     import transformers
@@ -114,16 +141,22 @@ def _load(
         # Loaded before a bar could be read.
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
+    parts = guardrail_parts(name, guardrail)
     types = {"default": getattr(torch, dtype), "vae": getattr(torch, vae_dtype)}
+    if (folder / "image_encoder").is_dir():
+        # Small, and like the autoencoder run once a video.
+        types["image_encoder"] = types["vae"]
     try:
         pipeline = getattr(diffusers, name).from_pretrained(
-            folder, dtype=types, use_safetensors=True, local_files_only=True
+            folder, dtype=types, use_safetensors=True, local_files_only=True, **parts
         )
     except Exception as error:
         why = " ".join(str(error).split())[:300]
         raise ValueError(f"model.path={folder} cannot be loaded as {name}: {why}") from error
     if flow_shift is not None:
         pipeline.scheduler = with_flow_shift(pipeline.scheduler, flow_shift)
+    if boundary_ratio is not None and getattr(pipeline, "transformer_2", None) is not None:
+        pipeline.register_to_config(boundary_ratio=boundary_ratio)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from experiments import prompting
 from experiments.building import build_backend, build_dense_backend, build_method
 from experiments.loading import find_folder, fingerprint
 from experiments.schema import Config
 from svg.methods.dense import Dense
-from svg.prompts import Prompt, load_prompts, make_prompts
+from svg.prompts import Prompt
 from svg.quality import metrics_by_name
 from svg.quality.protocol import PROTOCOLS
 from svg.results import config_hash
@@ -80,11 +81,9 @@ def check(config: Config, names: Names) -> Plan:
     for protocol in config.quality.protocols:
         if protocol not in PROTOCOLS:
             raise ValueError(f"quality.protocols holds {protocol!r}; known are {', '.join(PROTOCOLS)}")
-    if config.prompts.path is not None:
-        prompts = load_prompts(config.prompts.path)
-    else:
-        prompts = make_prompts(config.prompts.texts)
+    prompts = prompting.load(config.prompts)
     folder = find_folder(config.model)
+    prompting.check_images(prompts, config.model)
     # The weights count, wherever they lie, sizes included; defaults have gone into the method.
     without = ("method_defaults", "upstream", "geometry", "transformer")
     model = {name: value for name, value in asdict(config.model).items() if name not in without}
@@ -98,7 +97,7 @@ def check(config: Config, names: Names) -> Plan:
         "method": {"name": names.method, **_fields(method), "_target_": config.method["_target_"]},
         "backend": {"name": backend.name, **_fields(backend)},
         "dense_backend": config.dense_backend,
-        "prompts": [prompt.text for prompt in prompts],
+        "prompts": [prompt.identity for prompt in prompts],
         "quality": {"metrics": config.quality.metrics, "protocols": config.quality.protocols},
         "device": config.device,
         "threads": config.threads,

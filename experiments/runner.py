@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,9 @@ from experiments.loading import load_pipeline
 from experiments.planning import Plan
 from experiments.progress import Progress
 from experiments.schema import Config
-from experiments.warmup import WarmUp, probe, warm_up
+from experiments.warmup import WarmUp, WarmUps, probe
 from svg import backends, provenance
 from svg.methods.dense import Dense
-from svg.models import adapter_for
 from svg.prompts import Prompt
 from svg.quality import evaluate
 from svg.results import Measurement, RunRecord, RunWriter, read_run
@@ -47,9 +44,9 @@ def run(plan: Plan) -> Path:
     set_threads(config)
     pipeline = load_pipeline(config.model, plan.folder, plan.device)
     model = config.model
-    adapter_for(pipeline).check_size(pipeline, model.height, model.width, model.num_frames)
     generator = Generator(pipeline, model, plan.device)
-    dense_backend = pick_dense_backend(config.dense_backend, generator, plan.prompts[0].text)
+    generator.check(plan.prompts)
+    dense_backend = pick_dense_backend(config.dense_backend, generator, plan.prompts[0])
     writer = RunWriter(
         config.runs_dir,
         plan.run_id,
@@ -59,24 +56,24 @@ def run(plan: Plan) -> Path:
         dense_backend=dense_backend.name,
         config=plan.settings,
         provenance=provenance.collect() | {"model_path": config.model.path},
-        prompts=[asdict(prompt) for prompt in plan.prompts],
+        prompts=[prompt.record() for prompt in plan.prompts],
         seeds=config.seeds,
         overrides=plan.names.overrides,
         experiment=plan.names.experiment,
         overwrite=config.overwrite,
     )
     jobs = [(prompt, seed) for prompt in plan.prompts for seed in config.seeds]
-    ready = partial(warm_up, generator, plan.method, plan.backend, dense_backend, plan.prompts[0].text)
+    ready = WarmUps(generator, plan.method, plan.backend, dense_backend)
     with Progress(plan.run_id, len(jobs) * 2 * model.num_inference_steps) as bar:
         # Alone, a wrong setting that only the model can find writes nothing; in a sweep it becomes a failed run.
-        warm = None if plan.names.is_sweep else ready()
+        if not plan.names.is_sweep:
+            ready(plan.prompts[0])
         with writer:
-            warm = warm or ready()
             store = twins.Twins(
                 Path(config.store_dir or Path(config.runs_dir) / ".dense"), plan.settings["model"]["fingerprint"]
             )
             for prompt, seed in jobs:
-                measured = _measure(plan, generator, dense_backend, store, writer, warm, prompt, seed, bar)
+                measured = _measure(plan, generator, dense_backend, store, writer, ready(prompt), prompt, seed, bar)
                 writer.extend(measured)
     tracking.publish(config.tracking, path)
     print(f"{plan.run_id}: {len(jobs)} video{'s' if len(jobs) > 1 else ''} in {path}", flush=True)
@@ -89,7 +86,7 @@ def set_threads(config: Config) -> None:
         torch.set_num_threads(config.threads)
 
 
-def pick_dense_backend(name: str, generator: Generator, prompt: str) -> Any:
+def pick_dense_backend(name: str, generator: Generator, prompt: Prompt) -> Any:
     """Return the dense backend of a name; ``auto`` times those that this machine has, once in a process."""
     if name != "auto":
         return build_dense_backend(name)
@@ -120,17 +117,17 @@ def _measure(
     """Generate one video, write its files and return its rows."""
     key = {"prompt_id": prompt.prompt_id, "seed": seed}
     bar.say("dense")
-    twin = store.get(generator, dense_backend, prompt.text, seed, bar.step)
+    twin = store.get(generator, dense_backend, prompt, seed, bar.step)
     bar.say("sparse")
     made = twin.as_generation() if isinstance(plan.method, Dense) else None
     if made is None:
-        made = generator(prompt.text, seed, plan.method, plan.backend, dense_backend, on_step=bar.step)
+        made = generator(prompt, seed, plan.method, plan.backend, dense_backend, on_step=bar.step)
     else:
         bar.step(generator.model.num_inference_steps)
     if rows.busy_reason(made, twin.timing) is not None:
         # The twin may have been timed on a busy machine: its time of right now is the better one.
         bar.say("timing dense again")
-        twin = store.again(generator, dense_backend, prompt.text, seed)
+        twin = store.again(generator, dense_backend, prompt, seed)
     bar.say("measuring")
     _write_videos(writer, made, twin, generator.model.fps, key)
     assert made.frames is not None

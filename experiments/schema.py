@@ -83,10 +83,21 @@ class ModelConfig:
     width: int = MISSING
     num_frames: int = MISSING
     fps: float = 16.0
+    # True: height x width is an area, and the prompt's image gives its shape.
+    size_from_image: bool = False
     guidance_scale: float = MISSING
-    negative_prompt: str = ""
+    # Of the second of two experts; null: as guidance_scale.
+    guidance_scale_2: float | None = None
+    # Share of the timesteps below which the second expert denoises; null: the checkpoint's.
+    boundary_ratio: float | None = None
+    # Null: the pipeline's own.
+    negative_prompt: str | None = ""
     max_sequence_length: int | None = None
     flow_shift: float | None = None
+    # Whether the autoencoder works tile by tile.
+    vae_tiling: bool = False
+    # Whether prompts and frames are checked, where the pipeline has a guardrail; null: where its package is installed.
+    guardrail: bool | None = None
     # What a method's setting is where the method leaves it null.
     method_defaults: dict[str, Any] = field(default_factory=dict)
     # What svg_upstream needs to know of the model family.
@@ -102,6 +113,10 @@ class ModelConfig:
             _at_least("model.max_sequence_length", self.max_sequence_length, 1)
         _in_range("model.fps", self.fps, 0, 1000)
         _at_least("model.guidance_scale", self.guidance_scale, 0)
+        if self.guidance_scale_2 is not None:
+            _at_least("model.guidance_scale_2", self.guidance_scale_2, 0)
+        if self.boundary_ratio is not None:
+            _in_range("model.boundary_ratio", self.boundary_ratio, 0, 1)
         if self.flow_shift is not None:
             _in_range("model.flow_shift", self.flow_shift, 0, 100)
         _one_of("model.dtype", self.dtype, DTYPES)
@@ -110,9 +125,10 @@ class ModelConfig:
 
 @dataclass
 class PromptsConfig:
-    """Which prompts: a list of texts, or a file with one a line, which then takes the list's place."""
+    """Which prompts: texts, with images where they belong, or a file or folder, which then takes their place."""
 
     texts: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     path: str | None = None
 
 

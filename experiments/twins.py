@@ -12,6 +12,7 @@ import numpy as np
 from experiments.generation import Generation, Generator
 from svg import provenance
 from svg.methods.dense import Dense
+from svg.prompts import Prompt
 from svg.receipt import Call, Receipt
 from svg.store import DenseStore, Entry
 
@@ -20,13 +21,17 @@ MACHINE = ("versions", "cpu", "gpu", "threads", "hostname_hash")
 # Sampler settings that decide the pixels of a dense generation.
 SAMPLER = (
     "num_inference_steps",
-    "height",
-    "width",
     "num_frames",
+    "size_from_image",
     "guidance_scale",
+    "guidance_scale_2",
+    "boundary_ratio",
     "negative_prompt",
     "max_sequence_length",
     "flow_shift",
+    "fps",
+    "vae_tiling",
+    "guardrail",
     "dtype",
     "vae_dtype",
 )
@@ -68,7 +73,7 @@ class Twins:
         self._store, self._fingerprint = DenseStore(root), fingerprint
 
     def get(
-        self, generator: Generator, dense_backend: Any, prompt: str, seed: int, on_step: Callable[[], None]
+        self, generator: Generator, dense_backend: Any, prompt: Prompt, seed: int, on_step: Callable[[], None]
     ) -> Twin:
         """Return the twin of a prompt and seed, made now where the store has none from this very machine."""
         key = DenseStore.key(self._identity(generator, dense_backend, prompt, seed))
@@ -81,7 +86,7 @@ class Twins:
                 entry = self._store.get(key) or self._make(key, generator, dense_backend, prompt, seed, on_step)
         return Twin(entry.video(), entry.meta)
 
-    def again(self, generator: Generator, dense_backend: Any, prompt: str, seed: int) -> Twin:
+    def again(self, generator: Generator, dense_backend: Any, prompt: Prompt, seed: int) -> Twin:
         """Time a twin that the store has once more, and keep its frames with the new times."""
         key = DenseStore.key(self._identity(generator, dense_backend, prompt, seed))
         entry = self._store.get(key)
@@ -96,7 +101,7 @@ class Twins:
         key: str,
         generator: Generator,
         dense_backend: Any,
-        prompt: str,
+        prompt: Prompt,
         seed: int,
         on_step: Callable[[], None],
     ) -> Entry:
@@ -104,12 +109,13 @@ class Twins:
         assert made.frames is not None
         return self._store.put(key, made.frames, fps=generator.model.fps, meta=made.timing())
 
-    def _identity(self, generator: Generator, dense_backend: Any, prompt: str, seed: int) -> dict[str, Any]:
+    def _identity(self, generator: Generator, dense_backend: Any, prompt: Prompt, seed: int) -> dict[str, Any]:
         machine = provenance.collect(())
         return {
             "model": self._fingerprint,
             "sampler": {name: getattr(generator.model, name) for name in SAMPLER},
-            "prompt": prompt,
+            "size": generator.size(prompt),
+            "prompt": prompt.identity,
             "seed": seed,
             "backend": dense_backend.name,
             "device": str(generator.device),

@@ -18,6 +18,7 @@ from svg.cost.verify import CheckedBackend
 from svg.methods.dense import Dense
 from svg.models import adapter_for
 from svg.plan import AttentionPlan
+from svg.prompts import Prompt
 from svg.receipt import Receipt
 from svg.results import Measurement
 
@@ -91,11 +92,11 @@ _probes: WeakKeyDictionary[torch.nn.Module, dict[tuple[Any, ...], Probe]] = Weak
 _warm: WeakKeyDictionary[torch.nn.Module, set[tuple[Any, ...]]] = WeakKeyDictionary()
 
 
-def probe(generator: Generator, prompt: str) -> Probe:
+def probe(generator: Generator, prompt: Prompt) -> Probe:
     """Run one dense step and return what it shows; once in a process for each model and size."""
     model = generator.model
     transformer = adapter_for(generator.pipeline).transformers(generator.pipeline)[0]
-    size = (model.height, model.width, model.num_frames, model.guidance_scale, str(generator.device))
+    size = (*generator.size(prompt), model.num_frames, model.guidance_scale, str(generator.device))
     known = _probes.setdefault(transformer, {})
     if size not in known:
         inputs: list[dict[str, Any]] = []
@@ -126,7 +127,7 @@ def _count(transformer: torch.nn.Module, inputs: dict[str, Any]) -> tuple[float 
         return None, f"the operations of {type(transformer).__name__} cannot be counted: {' '.join(str(error).split())}"
 
 
-def warm_up(generator: Generator, method: Any, backend: Any, dense_backend: Any, prompt: str) -> WarmUp:
+def warm_up(generator: Generator, method: Any, backend: Any, dense_backend: Any, prompt: Prompt) -> WarmUp:
     """Run one step of every kind that will be timed, and check the sparse backend's output meanwhile.
 
     Raises:
@@ -145,6 +146,24 @@ def warm_up(generator: Generator, method: Any, backend: Any, dense_backend: Any,
         sparse = FromTheFirstStep(method)
         generator(prompt, 0, sparse, checked, dense_backend, num_inference_steps=1, decodes=False)
     return WarmUp(found, time.perf_counter() - start, compile_seconds() - compiled, checked.checked)
+
+
+@dataclass
+class WarmUps:
+    """Warms a run up once for each size of video, which differs where prompts' images do."""
+
+    generator: Generator
+    method: Any
+    backend: Any
+    dense_backend: Any
+    _done: dict[tuple[int, int], WarmUp] = field(default_factory=dict)
+
+    def __call__(self, prompt: Prompt) -> WarmUp:
+        """Return the warm-up for a prompt's size, made now where there is none. Raises as ``warm_up`` does."""
+        size = self.generator.size(prompt)
+        if size not in self._done:
+            self._done[size] = warm_up(self.generator, self.method, self.backend, self.dense_backend, prompt)
+        return self._done[size]
 
 
 def compile_seconds() -> float:

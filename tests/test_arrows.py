@@ -68,7 +68,8 @@ ROOMS = {
     # The training of the embedded model stands by itself; the other verbs use the whole library.
     "experiments.tiny": Room("", "numpy torch diffusers transformers tokenizers safetensors skimage PIL"),
     "experiments": Room(
-        "svg.* experiments.tiny", "numpy torch diffusers transformers safetensors pyarrow hydra omegaconf wandb tqdm"
+        "svg.* experiments.tiny",
+        "numpy torch diffusers transformers safetensors PIL pyarrow hydra omegaconf wandb tqdm",
     ),
     # Reads records only.
     "analysis": Room("svg.results", "numpy scipy pandas pyarrow matplotlib PIL av"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hydra.errors import HydraException
 
+from experiments import prompting
 from experiments.building import build_backend, build_method
 from experiments.entry import CONF, one_line
 from svg import backends
-from svg.prompts import make_prompts
 from tests.experiments.conftest import composed
 
 GROUPS = ("model", "method", "backend", "prompts", "quality", "tracking")
@@ -23,7 +23,7 @@ def test_every_choice_of_every_group_composes_and_builds(group, name):
     config = composed(f"{group}={name}")
     build_method(config.method, config.model.method_defaults, config.model.upstream)
     build_backend(config.backend, "cpu")
-    make_prompts(config.prompts.texts)
+    prompting.load(config.prompts)
 
 
 @pytest.mark.parametrize(("group", "name"), OVERLAYS, ids=lambda word: word)

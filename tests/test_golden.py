@@ -38,7 +38,7 @@ def quirks_of(model: str) -> dict[str, Any]:
 
 WAN_QUIRKS = quirks_of("wan_t2v_14b")
 HUNYUAN_QUIRKS = quirks_of("hunyuan_video")
-COGVIDEOX_QUIRKS = quirks_of("cogvideox_i2v")
+COGVIDEOX_QUIRKS = quirks_of("cogvideox1_5_i2v")
 
 ATTENTION_MASKS = {
     "wan 720p": (WAN_720P, WAN_QUIRKS, 0.30, 12416, 0.3402, 0.3425),

@@ -37,7 +37,7 @@ def quirks_of(model: str) -> dict[str, Any]:
 
 
 WAN_QUIRKS = quirks_of("wan_t2v_14b")
-HUNYUAN_QUIRKS = quirks_of("hunyuan_video")
+HUNYUAN_QUIRKS = quirks_of("hunyuan_video_t2v")
 COGVIDEOX_QUIRKS = quirks_of("cogvideox1_5_i2v")
 
 ATTENTION_MASKS = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -126,12 +126,20 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={name} is not in conf/{group}; known are {', '.join(error.options)}"
-    lines = []
-    for line in str(error).splitlines():
-        line = line.strip()
-        if not line.startswith(_NOISE):
-            lines.append(line)
-    return " ".join(" ".join(lines).split()) or type(error).__name__
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read: {_words(error)}; write SETTING=VALUE, a list as SETTING=[A,B]"
+    said = _words(error)
+    # Hydra names the setting, and only its cause the rule.
+    if said.startswith("Error merging override ") and isinstance(error.__cause__, OmegaConfBaseException):
+        said = f"{said.removeprefix('Error merging override ')}: {_words(error.__cause__)}"
+    return said or type(error).__name__
+
+
+def _words(error: BaseException) -> str:
+    """Return the lines of a message that help, as one."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if not line.startswith((*_NOISE, "Error parsing override"))]
+    return " ".join(" ".join(lines).split())
 
 
 def _names() -> Any:

@@ -81,7 +81,13 @@ def check(config: Config, names: Names) -> Plan:
     for protocol in config.quality.protocols:
         if protocol not in PROTOCOLS:
             raise ValueError(f"quality.protocols holds {protocol!r}; known are {', '.join(PROTOCOLS)}")
+    if config.quality.metrics and not config.quality.protocols:
+        raise ValueError("quality.protocols is empty, so no metric would be measured; give one, such as standard")
     prompts = prompting.load(config.prompts)
+    # What stands there twice would be measured twice, and narrow every interval.
+    _once("quality.metrics", config.quality.metrics)
+    _once("quality.protocols", config.quality.protocols)
+    _once("prompts", [prompt.identity for prompt in prompts])
     folder = find_folder(config.model)
     prompting.check_images(prompts, config.model)
     # The weights count, wherever they lie, sizes included; defaults have gone into the method.
@@ -103,6 +109,12 @@ def check(config: Config, names: Names) -> Plan:
         "threads": config.threads,
     }
     return Plan(config, names, method, backend, device, prompts, folder, settings)
+
+
+def _once(name: str, values: list[Any]) -> None:
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{name} holds {twice!r} twice; give it once")
 
 
 def pick_device(name: str) -> torch.device:

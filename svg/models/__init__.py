@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 
@@ -32,6 +33,22 @@ def adapter_for(pipeline: Any) -> Any:
     raise ValueError(
         f"no model adapter knows {type(pipeline).__name__}; known pipelines: {', '.join(known_pipelines())}"
     )
+
+
+def diffusers_ids(path: str | Path) -> list[str]:
+    """Return where diffusers finds the models that ``path`` holds in their authors' own format; empty: it does not.
+
+    A module may name in ``OFFICIAL`` what only such folders and repositories are called or hold, each with its id.
+
+    Args:
+        path: A folder, or a Hugging Face id.
+    """
+    folder = Path(path)
+    holds = [folder.name, folder.parent.name] if folder.is_dir() else [str(path)]
+    for inside in (folder, folder / "ckpts"):
+        holds += [entry.name for entry in inside.iterdir()] if inside.is_dir() else []
+    found = [getattr(module, "OFFICIAL", {}).items() for module in _modules()]
+    return sorted({where for pairs in found for mark, where in pairs if mark in holds})
 
 
 def _modules() -> list[Any]:

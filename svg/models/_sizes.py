@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def check_frames(num_frames: int, period: int) -> None:
     """Raise ``ValueError`` unless the frames of a video are a multiple of ``period`` and one."""
@@ -21,3 +23,18 @@ def check_positions(name: str, count: int, most: int) -> None:
     """Raise ``ValueError`` unless the model has a position for all that ``model.<name>`` makes."""
     if count > most:
         raise ValueError(f"model.{name} makes {count} positions; this model knows at most {most}")
+
+
+def sides_for_image(area: int, height: int, width: int, multiples: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width in the shape of an image, of at most about ``area`` pixels.
+
+    Args:
+        area: Pixels, before both sides are rounded down to multiples.
+        height, width: Of the image.
+        multiples: Of height and width.
+    """
+    ratio = height / width
+    sides = zip((math.sqrt(area * ratio), math.sqrt(area / ratio)), multiples, strict=True)
+    # Halves to even and then down, as the reference code does it.
+    tall, wide = (max(1, round(side) // multiple) * multiple for side, multiple in sides)
+    return tall, wide

@@ -14,15 +14,17 @@ from typing import Any
 import torch
 
 from svg.layout import TokenLayout
-from svg.models._sizes import check_frames, check_pixels
+from svg.models._sizes import check_frames, check_pixels, sides_for_image
 from svg.plan import AttentionInputs
 
 PIPELINES = ("HunyuanVideoPipeline", "HunyuanVideoImageToVideoPipeline")
 
-# What only the official folders and repositories hold, and the same model where diffusers can load it.
-OFFICIAL_LAYOUTS = {
+# What only its authors' own folders and repositories are called or hold, and the same model in diffusers' format.
+OFFICIAL = {
     "hunyuan-video-t2v-720p": "hunyuanvideo-community/HunyuanVideo",
+    "tencent/HunyuanVideo": "hunyuanvideo-community/HunyuanVideo",
     "hunyuan-video-i2v-720p": "hunyuanvideo-community/HunyuanVideo-I2V",
+    "tencent/HunyuanVideo-I2V": "hunyuanvideo-community/HunyuanVideo-I2V",
 }
 
 
@@ -84,11 +86,26 @@ class HunyuanVideoAdapter:
                 f"model.num_frames is {num_frames}; this model takes at least 5, of which its pipeline drops 4"
             )
         for name, pixels in (("height", height), ("width", width)):
-            # 16: diffusers' own rule, whatever the autoencoder's factor.
-            check_pixels(name, pixels, math.lcm(16, pipeline.vae_scale_factor_spatial * config.patch_size))
+            check_pixels(name, pixels, _multiple(pipeline))
+
+    def size_for_image(self, pipeline: Any, area: int, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the video: of the image's shape, and of at most about ``area`` pixels.
+
+        Args:
+            pipeline: A HunyuanVideo pipeline.
+            area: Pixels of a frame, before both sides are rounded down to what the patching can divide.
+            height, width: Of the image.
+        """
+        return sides_for_image(area, height, width, (_multiple(pipeline), _multiple(pipeline)))
 
     def processor(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> HunyuanVideoJointAttention:
         return HunyuanVideoJointAttention(attend, stock, self._text)
+
+
+def _multiple(pipeline: Any) -> int:
+    """Return what height and width must be multiples of, in pixels."""
+    # 16: diffusers' own rule, whatever the autoencoder's factor.
+    return math.lcm(16, pipeline.vae_scale_factor_spatial * pipeline.transformer.config.patch_size)
 
 
 class HunyuanVideoJointAttention:

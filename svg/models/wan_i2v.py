@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from svg.layout import TokenLayout
+from svg.models._sizes import sides_for_image
 from svg.models.wan import WanAdapter
 
 PIPELINES = ("WanImageToVideoPipeline",)
@@ -38,11 +38,4 @@ class WanImageToVideoAdapter(WanAdapter):
             area: Pixels of a frame, before both sides are rounded down to what the patching can divide.
             height, width: Of the image.
         """
-        ratio = height / width
-        sides = (math.sqrt(area * ratio), math.sqrt(area / ratio))
-        multiples = self.size_multiples(pipeline)
-        # Halves to even and then down, as the reference code does it.
-        tall, wide = (
-            max(1, round(side) // multiple) * multiple for side, multiple in zip(sides, multiples, strict=True)
-        )
-        return tall, wide
+        return sides_for_image(area, height, width, self.size_multiples(pipeline))

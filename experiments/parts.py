@@ -43,6 +43,14 @@ def guardrail_parts(name: str, guardrail: bool | None) -> dict[str, Any]:
     return {"safety_checker": NoGuardrail()}
 
 
+def guardrail_facts(pipeline: Any) -> dict[str, str]:
+    """Return which guardrail a pipeline has, for the record; nothing where its family has none."""
+    checker = getattr(pipeline, "safety_checker", None)
+    if checker is None:
+        return {}
+    return {"guardrail": "none" if isinstance(checker, NoGuardrail) else type(checker).__name__}
+
+
 def set_vae_tiling(pipeline: Any, is_tiled: bool) -> None:
     """Let the autoencoder work tile by tile, which takes less memory, or in one piece.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -142,8 +143,14 @@ def _branch_of(call: Call, item: int) -> str:
 
 def _error_rows(call: Call, item: int, head: int, place: Mapping[str, Any]) -> Iterator[Measurement]:
     errors = {name: values[item][head] for name, values in call.error.items()}
+    shared: dict[str, Any] = {"unit": "1", "quantity": "head_error", "higher_is_better": False, **place}
     for name, value in errors.items():
-        yield Measurement(quantity="head_error", unit="1", value=value, protocol=name, higher_is_better=False, **place)
-    if len(errors) == 2:
+        if math.isfinite(value):
+            yield Measurement(value=value, protocol=name, **shared)
+        else:
+            # The reference code profiles masks in which some rows keep nothing.
+            reason = "a sampled row keeps no key under this pattern's mask"
+            yield Measurement(value=None, n=0, protocol=name, status="unavailable", reason=reason, **shared)
+    if len(errors) == 2 and all(map(math.isfinite, errors.values())):
         low, high = sorted(errors.values())
         yield Measurement(quantity="head_margin", unit="1", value=(high - low) / high if high else 0.0, **place)

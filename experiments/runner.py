@@ -12,6 +12,7 @@ from experiments import rows, tracking, twins
 from experiments.building import build_dense_backend
 from experiments.generation import Generation, Generator
 from experiments.loading import load_pipeline
+from experiments.parts import guardrail_facts
 from experiments.planning import Plan
 from experiments.progress import Progress
 from experiments.schema import Config
@@ -55,7 +56,7 @@ def run(plan: Plan) -> Path:
         backend=plan.backend.name,
         dense_backend=dense_backend.name,
         config=plan.settings,
-        provenance=provenance.collect() | {"model_path": config.model.path},
+        provenance=provenance.collect() | {"model_path": config.model.path} | guardrail_facts(pipeline),
         prompts=[prompt.record() for prompt in plan.prompts],
         seeds=config.seeds,
         overrides=plan.names.overrides,

@@ -1,4 +1,4 @@
-"""CogVideoX 1.5: text first, guidance in one batched forward, two latent frames a token; from text and from an image."""
+"""CogVideoX 1.5: text first, guidance in one batched forward, two latent frames a token; from text or an image."""
 
 from __future__ import annotations
 

@@ -37,8 +37,16 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 USER_ERRORS = (ValueError, RecordError, HydraException, OmegaConfBaseException, OSError)
 
 
-def command(task: Callable[[Config, Any], None]) -> Callable[[], None]:
-    """Make a command of a function of (settings, names): errors become one line and exit status 2."""
+def command(
+    task: Callable[[Any, Any], None], settings: type[Config] = Config, config_name: str = "config"
+) -> Callable[[], None]:
+    """Make a command of a function of (settings, names): errors become one line and exit status 2.
+
+    Args:
+        task: What the command does.
+        settings: Schema of its settings.
+        config_name: File in ``conf/`` with its settings.
+    """
     schema.register()
 
     @wraps(task)
@@ -53,14 +61,15 @@ def command(task: Callable[[Config, Any], None]) -> Callable[[], None]:
             process.failures += 1
             _say(f"{' '.join(names.overrides)}: {one_line(error)}" if names.is_sweep else one_line(error))
 
-    main = hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)
+    main = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)
 
     def run() -> None:
         if {"-h", "--help"} & set(sys.argv[1:]):
             module = sys.modules[task.__module__]
             summary = (module.__doc__ or "").split(":")[0] + "."
-            print(help.text(f"experiments.{Path(str(module.__file__)).stem}", summary, CONF), end="")
+            print(help.text(f"experiments.{Path(str(module.__file__)).stem}", summary, CONF, config_name), end="")
             return
+        schema.register(settings)
         process.pid, process.failures = os.getpid(), 0
         process.wants_traceback = os.environ.get("SVG_TRACEBACK", "0") not in ("", "0")
         # Hydra then raises instead of printing several lines of its own.

@@ -25,20 +25,23 @@ _SETTING = re.compile(r"(?P<key>[a-z_]\w*):(?P<value>.*?)(?:  # (?P<words>.*))?"
 _WIDTH, _COLUMN = 118, 34
 
 
-def text(command: str, summary: str, conf: Path) -> str:
+def text(command: str, summary: str, conf: Path, config_name: str = "config") -> str:
     """Return the whole help of one command.
 
     Args:
         command: Such as ``experiments.compare``.
         summary: What it does.
         conf: The folder of the settings.
+        config_name: File in it with the command's settings; they come before those that all commands have.
     """
+    without = set(GROUPS) | {"defaults", "hydra"}
+    own = _settings(conf / f"{config_name}.yaml", without)
     parts = [
         f"usage: python -m {command} [-m] [SETTING=VALUE ...]",
         summary,
         "-m makes one run for each combination of comma-separated values: -m method.sparsity=0.25,0.5 seed=0,1\n"
         "SVG_TRACEBACK=1 in the environment shows where an error comes from.",
-        _section("settings", _settings(conf / "config.yaml", set(GROUPS) | {"defaults", "hydra"})),
+        _section("settings", own | _settings(conf / "config.yaml", without)),
     ]
     parts += [_group(conf, group, default) for group, default in GROUPS.items()]
     for group, what in OVERLAYS.items():

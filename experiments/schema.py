@@ -188,9 +188,24 @@ class Config:
             _at_least("threads", self.threads, 1)
 
 
-def register() -> None:
-    """Put the schema where Hydra finds it; ``conf/config.yaml`` begins with it."""
-    ConfigStore.instance().store(name="schema", node=Config)
+@dataclass
+class PlanConfig(Config):
+    """All settings of experiments.plan."""
+
+    gpu: str = "h200"
+    format: str = "table"
+    text_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("format", self.format, ("table", "json"))
+        if self.text_tokens is not None:
+            _at_least("text_tokens", self.text_tokens, 0)
+
+
+def register(settings: type[Config] = Config) -> None:
+    """Put the schema of a command where Hydra finds it; ``conf/config.yaml`` begins with it."""
+    ConfigStore.instance().store(name="schema", node=settings)
 
 
 def _at_least(name: str, value: float, least: float) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from svg.layout import TokenLayout
 from svg.method import SparseMethod, check_choice
-from svg.palette import Geometry, Rounding, head_patterns
+from svg.palette import Geometry, Rounding, head_patterns, window_tokens
 from svg.pattern import Sink
 from svg.plan import HeadPattern
 
@@ -28,6 +28,9 @@ class BandMethod(SparseMethod):
     Raises:
         ValueError: If a value is none of these, or two of them exclude each other.
     """
+
+    # Whether heads of a kind have one mask; else each has its own, which keeps as much.
+    shares_masks: ClassVar[bool] = True
 
     sink: Sink = "first_frame"
     rounding: Rounding = "tile"
@@ -65,3 +68,11 @@ class BandMethod(SparseMethod):
         """Return the share of all pairs that the two patterns compute, tile by tile, on average."""
         shares = [pattern.mask.tile_density for pattern in self.palette(layout) if pattern.mask is not None]
         return sum(shares) / len(shares)
+
+    def patterns(self, layout: TokenLayout) -> tuple[HeadPattern, ...]:
+        """Return what heads may take, as far as it is known before there are data; for forecasts."""
+        return self.palette(layout)
+
+    def window_tokens(self, layout: TokenLayout) -> int:
+        """Return how far a spatial head sees to either side; see ``svg.palette.window_tokens``."""
+        return window_tokens(layout, self.geometry)

@@ -146,6 +146,11 @@ class BlockMask:
         """Share of all pairs that lies in computed tiles."""
         return self.computed_pairs() / (self.query_len * self.key_len)
 
+    @cached_property
+    def block_density(self) -> float:
+        """Share of the tiles that is computed, a ragged one at the end counted like any other."""
+        return (self.tile_map != SKIPPED).double().mean().item()
+
     def _areas(self, key_length: int | None) -> torch.Tensor:
         keys = self.key_offsets if key_length is None else self.key_offsets.clamp(max=key_length)
         return self.query_offsets.diff()[:, None] * keys.diff()[None, :]

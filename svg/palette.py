@@ -67,6 +67,20 @@ def head_patterns(layout: TokenLayout, geometry: Geometry) -> tuple[HeadPattern,
     return head_pattern(layout, geometry, "spatial"), head_pattern(layout, geometry, "temporal")
 
 
+def window_tokens(layout: TokenLayout, geometry: Geometry) -> int:
+    """Return how far a spatial head sees to either side, in tokens: the W of the paper and of the reference code.
+
+    Whole tiles have no such width of their own; theirs is that of the band, exact to the token, that keeps as much.
+
+    Raises:
+        ValueError: If the density is out of range or below what text, sink and diagonal keep.
+    """
+    if geometry.rounding in ("ceil128", "floor128"):
+        return _upstream_window(layout, geometry)
+    pattern = band(layout, "spatial", sink=geometry.sink, spatial_unit=geometry.spatial_unit)
+    return window_for_density(pattern, geometry.density).half_width * pattern.unit
+
+
 @lru_cache(maxsize=16)
 def upstream_profiled_patterns(
     layout: TokenLayout, frames: float = 2.0, has_sink: bool = True, text: Literal["kept", "cogvideox"] = "kept"
@@ -105,10 +119,15 @@ def _mask(layout: TokenLayout, geometry: Geometry, pattern: TokenPattern) -> Blo
     if geometry.rounding == "token":
         pattern = window_for_density(pattern, geometry.density)
     else:
-        counted = layout
-        if geometry.num_padded_text_tokens is not None:
-            counted = replace(layout, num_text_tokens=geometry.num_padded_text_tokens)
-        width = upstream_half_width(counted, geometry.density, geometry.rounding)
+        width = _upstream_window(layout, geometry)
         # The width is in tokens, the pattern's half-width in units of its scaled difference.
         pattern = replace(pattern, half_width=(width - (geometry.band_edge == "open")) * pattern.query_scale)
     return BlockMask.from_pattern(pattern, geometry.block_size, geometry.block_size)
+
+
+def _upstream_window(layout: TokenLayout, geometry: Geometry) -> int:
+    """Return the reference code's half-width in tokens."""
+    assert geometry.rounding in ("ceil128", "floor128")
+    if geometry.num_padded_text_tokens is not None:
+        layout = replace(layout, num_text_tokens=geometry.num_padded_text_tokens)
+    return upstream_half_width(layout, geometry.density, geometry.rounding)

@@ -36,6 +36,7 @@ ROOMS = {
     # The data of attention. Only those that compute need torch.
     "svg.layout": Room(),
     "svg.schedule": Room(),
+    "svg.timesteps": Room(),
     "svg.context": Room("svg.layout", "torch"),
     "svg.order": Room("svg.layout", "torch"),
     "svg.pattern": Room("svg.layout", "torch"),

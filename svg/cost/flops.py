@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode
 
 PETA = 1e15
 
@@ -32,6 +31,9 @@ def forward_flops(transformer: Any, inputs: Mapping[str, Any]) -> float:
         transformer: A diffusers transformer.
         inputs: The keyword arguments of one forward; of tensors only shape and type are used.
     """
+
+    # It loads a compiler, which what only needs a formula should not wait for.
+    from torch.utils.flop_counter import FlopCounterMode
 
     def shape_only(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):

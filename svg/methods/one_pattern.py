@@ -12,9 +12,10 @@ import torch
 
 from svg.bands import BandMethod
 from svg.context import AttentionContext
+from svg.layout import TokenLayout
 from svg.method import check_choice
 from svg.palette import head_pattern
-from svg.plan import AttentionInputs, AttentionPlan
+from svg.plan import AttentionInputs, AttentionPlan, HeadPattern
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class OnePattern(BandMethod):
         super().__post_init__()
         check_choice("pattern", self.pattern, ("spatial", "temporal"))
 
+    def patterns(self, layout: TokenLayout) -> tuple[HeadPattern, ...]:
+        return (head_pattern(layout, self.geometry, self.pattern),)
+
     def plan(self, inputs: AttentionInputs, context: AttentionContext) -> AttentionPlan:
-        pattern = head_pattern(context.layout, self.geometry, self.pattern)
-        return AttentionPlan((pattern,), torch.zeros(1, 1, dtype=torch.long), inputs.key_lengths)
+        return AttentionPlan(self.patterns(context.layout), torch.zeros(1, 1, dtype=torch.long), inputs.key_lengths)

@@ -6,6 +6,7 @@ Source: ours. The density is that of ``svg`` with the same settings, as executed
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -23,6 +24,8 @@ class OracleBlocks(BandMethod):
     Tokens stay frame-major; neither text nor first frame nor diagonal is kept for its own sake. Costs more than full
     attention: it is a yardstick, not a method to run.
     """
+
+    shares_masks: ClassVar[bool] = False
 
     def plan(self, inputs: AttentionInputs, context: AttentionContext) -> AttentionPlan:
         offsets = tile_offsets(context.layout.seq_len, self.block_size)

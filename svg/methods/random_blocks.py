@@ -6,6 +6,7 @@ Source: ours. The density is that of ``svg`` with the same settings, as executed
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -28,6 +29,8 @@ class RandomBlocks(BandMethod):
     Args:
         pure: Keep neither first frame nor diagonal: text, and the rest drawn.
     """
+
+    shares_masks: ClassVar[bool] = False
 
     pure: bool = False
 

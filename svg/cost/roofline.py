@@ -1,0 +1,67 @@
+"""The least time that given operations take on a named GPU, with where each rate comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TERA = 1e12
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a GPU computes per second at most, in bf16 without structured sparsity.
+
+    Args:
+        name: As people call it.
+        peak_tflops: Matrix products, as the maker states it: no measurement can beat it.
+        source: Who states it.
+        attention_tflops: Dense attention as measured by us; None where we have not.
+        gemm_tflops: Matrix products as measured by us.
+        measured: What was measured.
+    """
+
+    name: str
+    peak_tflops: float
+    source: str
+    attention_tflops: float | None = None
+    gemm_tflops: float | None = None
+    measured: str | None = None
+
+    def floor_s(self, attention_flops: float, other_flops: float) -> float:
+        """Return the seconds that no program can beat: all operations at the maker's peak, all else for nothing."""
+        return (attention_flops + other_flops) / (self.peak_tflops * TERA)
+
+    def reachable_s(self, attention_flops: float, other_flops: float) -> float | None:
+        """Return the seconds at the rates that kernels reach; None where they were not measured."""
+        if self.attention_tflops is None or self.gemm_tflops is None:
+            return None
+        return (attention_flops / self.attention_tflops + other_flops / self.gemm_tflops) / TERA
+
+
+GPUS = {
+    "a100": Gpu("NVIDIA A100", 312.0, "NVIDIA A100 data sheet, dense bf16"),
+    "h100": Gpu("NVIDIA H100 SXM", 989.4, "NVIDIA H100 data sheet, dense bf16"),
+    "h200": Gpu(
+        "NVIDIA H200",
+        989.4,
+        "NVIDIA H200 data sheet, dense bf16",
+        attention_tflops=699.0,
+        gemm_tflops=781.0,
+        measured="FlashAttention 3 on 24 heads x 118784 tokens x 128, an 8192 x 8192 x 8192 product; torch 2.11",
+    ),
+    "h20": Gpu("NVIDIA H20", 148.0, "NVIDIA H20 data sheet, dense bf16"),
+    "b200": Gpu("NVIDIA B200", 2250.0, "NVIDIA DGX B200 data sheet, dense bf16, one GPU of eight"),
+    "l40s": Gpu("NVIDIA L40S", 362.0, "NVIDIA L40S data sheet, dense bf16"),
+    "rtx4090": Gpu("NVIDIA GeForce RTX 4090", 165.2, "NVIDIA Ada architecture white paper, bf16 summed in float32"),
+}
+
+
+def gpu_by_name(name: str) -> Gpu:
+    """Return a GPU of ``GPUS``.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    if name not in GPUS:
+        raise ValueError(f"gpu is {name!r}; it must be one of {', '.join(sorted(GPUS))}")
+    return GPUS[name]

@@ -174,6 +174,11 @@ class Generator:
         image = open_image(prompt)
         return fit(self.pipeline, self.model.height * self.model.width, image.height, image.width)
 
+    def shape(self, prompt: Prompt) -> tuple[int | str, ...]:
+        """Return what decides the shapes of a prompt's tensors: its size, and its text where padding is sliced off."""
+        text = (prompt.text,) if getattr(adapter_for(self.pipeline), "slices_text", False) else ()
+        return (*self.size(prompt), *text)
+
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Raise ``ValueError`` if the pipeline does not take the size of a prompt's video, or lacks a second expert."""
         adapter = adapter_for(self.pipeline)

@@ -93,12 +93,12 @@ _warm: WeakKeyDictionary[torch.nn.Module, set[tuple[Any, ...]]] = WeakKeyDiction
 
 
 def probe(generator: Generator, prompt: Prompt) -> Probe:
-    """Run one dense step and return what it shows; once in a process for each model and size."""
+    """Run one dense step and return what it shows; once in a process for each model and shape."""
     model = generator.model
     transformer = adapter_for(generator.pipeline).transformers(generator.pipeline)[0]
-    size = (*generator.size(prompt), model.num_frames, model.guidance_scale, str(generator.device))
+    shape = (*generator.shape(prompt), model.num_frames, model.guidance_scale, str(generator.device))
     known = _probes.setdefault(transformer, {})
-    if size not in known:
+    if shape not in known:
         inputs: list[dict[str, Any]] = []
 
         def before_forward(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -115,8 +115,8 @@ def probe(generator: Generator, prompt: Prompt) -> Probe:
             hook.remove()
         layers = len(adapter_for(generator.pipeline).self_attentions(transformer))
         batch, num_heads, seq_len, head_dim = backend.shapes[0]
-        known[size] = Probe((batch, num_heads, seq_len, head_dim), layers, *_count(transformer, inputs[0]))
-    return known[size]
+        known[shape] = Probe((batch, num_heads, seq_len, head_dim), layers, *_count(transformer, inputs[0]))
+    return known[shape]
 
 
 def _count(transformer: torch.nn.Module, inputs: dict[str, Any]) -> tuple[float | None, str | None]:
@@ -150,20 +150,20 @@ def warm_up(generator: Generator, method: Any, backend: Any, dense_backend: Any,
 
 @dataclass
 class WarmUps:
-    """Warms a run up once for each size of video, which differs where prompts' images do."""
+    """Warms a run up once for each shape: prompts differ where their images do, or where padding is sliced off."""
 
     generator: Generator
     method: Any
     backend: Any
     dense_backend: Any
-    _done: dict[tuple[int, int], WarmUp] = field(default_factory=dict)
+    _done: dict[tuple[int | str, ...], WarmUp] = field(default_factory=dict)
 
     def __call__(self, prompt: Prompt) -> WarmUp:
-        """Return the warm-up for a prompt's size, made now where there is none. Raises as ``warm_up`` does."""
-        size = self.generator.size(prompt)
-        if size not in self._done:
-            self._done[size] = warm_up(self.generator, self.method, self.backend, self.dense_backend, prompt)
-        return self._done[size]
+        """Return the warm-up for a prompt's shape, made now where there is none. Raises as ``warm_up`` does."""
+        shape = self.generator.shape(prompt)
+        if shape not in self._done:
+            self._done[shape] = warm_up(self.generator, self.method, self.backend, self.dense_backend, prompt)
+        return self._done[shape]
 
 
 def compile_seconds() -> float:

@@ -51,6 +51,8 @@ class HunyuanVideoAdapter:
     """What the attachment needs to know of HunyuanVideo. Guidance is embedded: a step is one forward, as a rule."""
 
     branches = ("cond", "uncond")
+    # The length of attention's sequence depends on the prompt.
+    slices_text = True
 
     def __init__(self) -> None:
         self._text = TextLengths()

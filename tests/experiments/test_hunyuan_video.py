@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from analysis import load
+from experiments import warmup
 from experiments.loading import find_folder
 from svg.results import list_runs, read_run
 from tests.experiments.conftest import composed
@@ -31,7 +32,16 @@ def settings(tmp_path) -> list[str]:
     ]
 
 
-def test_text_to_video_runs_with_prompts_of_different_lengths(call, tmp_path, settings):
+def test_text_to_video_runs_with_prompts_of_different_lengths_each_warmed_up(call, tmp_path, settings, monkeypatch):
+    warmed = []
+
+    def warm_up(*arguments):
+        warm = real(*arguments)
+        warmed.append(warm.probe.shape)
+        return warm
+
+    real = warmup.warm_up
+    monkeypatch.setattr(warmup, "warm_up", warm_up)
     tiny_hunyuan_video_pipeline().save_pretrained(tmp_path / "model")
     size = ["model.height=32", "model.width=48", "model.num_frames=9", "method.sparsity=0.8"]
     prompts = ["prompts.texts=[a circle,a red circle moves right and left and right]"]
@@ -44,6 +54,9 @@ def test_text_to_video_runs_with_prompts_of_different_lengths(call, tmp_path, se
     density = rows[(rows["quantity"] == "density_executed") & (rows["protocol"] == "token")]
     assert density["value"].between(0.7, 0.8).all()
     assert set(rows["branch"].dropna()) == {"cond"}
+    assert rows[rows["quantity"] == "pflops_dense"]["value"].notna().all()
+    # 3 frames of 6 tokens, and each prompt's words with the token that ends them.
+    assert warmed == [(1, 2, 18 + 3, 16), (1, 2, 18 + 10, 16)]
 
 
 def test_image_to_video_takes_its_shape_from_the_image(call, tmp_path, settings):

@@ -105,6 +105,20 @@ class StepClock:
         return f"branch{self.branch_index}"
 
 
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """One layer's attention, which a compiled block calls but does not trace: it decides, counts and records."""
+
+    attachment: Attachment
+    transformer: int
+    layer: int
+    num_layers: int
+
+    @torch.compiler.disable
+    def __call__(self, inputs: AttentionInputs) -> torch.Tensor:
+        return self.attachment._attend(inputs, self.transformer, self.layer, self.num_layers)
+
+
 class Attachment:
     """A method and two backends on one pipeline, while the with block lasts.
 
@@ -172,10 +186,7 @@ class Attachment:
         self._undo.append(handle.remove)
         for layer, module in enumerate(modules):
             stock = module.processor
-
-            def attend(inputs: AttentionInputs, layer: int = layer) -> torch.Tensor:
-                return self._attend(inputs, index, layer, len(modules))
-
+            attend = _Layer(self, index, layer, len(modules))
             module.set_processor(self.adapter.processor(attend, stock))
             self._undo.append(partial(module.set_processor, stock))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from experiments import weights
 from experiments.parts import guardrail_parts, set_vae_tiling
 from experiments.schema import ModelConfig
 from svg import models
@@ -159,13 +160,15 @@ def _load(
     if (folder / "image_encoder").is_dir():
         # Small, and like the autoencoder run once a video.
         types["image_encoder"] = types["vae"]
-    try:
-        pipeline = getattr(diffusers, name).from_pretrained(
-            folder, dtype=types, use_safetensors=True, local_files_only=True, **parts
-        )
-    except Exception as error:
-        why = " ".join(str(error).split())[:300]
-        raise ValueError(f"model.path={folder} cannot be loaded as {name}: {why}") from error
+    with weights.all_weights(folder):
+        try:
+            pipeline = getattr(diffusers, name).from_pretrained(
+                folder, dtype=types, use_safetensors=True, local_files_only=True, **parts
+            )
+        except Exception as error:
+            why = " ".join(str(error).split())[:300]
+            raise ValueError(f"model.path={folder} cannot be loaded as {name}: {why}") from error
+    weights.check_parts(folder, pipeline.components)
     if flow_shift is not None:
         pipeline.scheduler = with_flow_shift(pipeline.scheduler, flow_shift)
     if boundary_ratio is not None and getattr(pipeline, "transformer_2", None) is not None:

@@ -11,9 +11,13 @@ import sys
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors.torch import load_file, save_file
+from transformers import UMT5EncoderModel
 
 from experiments import runner
 from experiments.loading import PROJECT
+from experiments.weights import all_weights, check_parts
 
 
 def refused(call, tmp_path, *arguments: str, status: int = 2) -> str:
@@ -114,6 +118,32 @@ def broken(model_folder, tmp_path):
 def test_half_a_checkpoint_is_refused_by_the_part_that_is_missing(call, tmp_path, sparse, broken, damage, words):
     damage(broken)
     assert words in refused(call, tmp_path, "method=svg", *sparse, f"model.path={broken}")
+
+
+@pytest.mark.parametrize(
+    ("part", "ending"), [("transformer", "norm_q.weight"), ("text_encoder", ".q.weight"), ("vae", ".weight")]
+)
+def test_a_checkpoint_whose_files_lack_a_weight_is_refused_instead_of_run_with_a_random_one(
+    call, tmp_path, sparse, broken, part, ending
+):
+    [file] = (broken / part).glob("*.safetensors")
+    tensors = load_file(file)
+    lost = next(name for name in tensors if name.endswith(ending))
+    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, file, {"format": "pt"})
+    line = refused(call, tmp_path, "method=svg", *sparse, f"model.path={broken}")
+    assert f"model.path={broken} is half there: its safetensors lack the weight" in line
+    assert lost in line
+
+
+def test_the_embedded_models_files_lack_no_weight():
+    folder = PROJECT / "assets" / "tiny_wan"
+    with all_weights(folder):
+        parts = {
+            "transformer": WanTransformer3DModel.from_pretrained(folder / "transformer"),
+            "vae": AutoencoderKLWan.from_pretrained(folder / "vae"),
+            "text_encoder": UMT5EncoderModel.from_pretrained(folder / "text_encoder"),
+        }
+    check_parts(folder, parts)
 
 
 def test_a_shard_that_the_index_names_must_be_there(call, tmp_path, sparse, broken):

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from diffusers import HunyuanVideoTransformer3DModel
 from PIL import Image
 
 import svg
 from svg.layout import TokenLayout
 from svg.methods.dense import Dense
 from svg.models.hunyuan_video import HunyuanVideoAdapter, finished
+from tests.experiments.conftest import composed
 from tests.tiny_pipelines import generate, tiny_hunyuan_video_i2v_pipeline, tiny_hunyuan_video_pipeline
 
 # An image in which no two places are alike.
@@ -213,3 +215,26 @@ def test_rows_asked_for_by_position_are_rows_of_the_whole(is_dual):
     whole = finished(heads, *norms, tuple(rotary), num_video, None)
     rows = torch.tensor([8, 0, 5, 6, 2, 2])
     assert torch.equal(finished(heads[:, rows], *norms, tuple(rotary), num_video, rows), whole[:, rows])
+
+
+@pytest.mark.parametrize("name", ["hunyuan_video_t2v", "hunyuan_video_i2v"])
+def test_the_settings_file_tells_the_real_models_sizes(name):
+    model = composed(f"model={name}").model
+    with torch.device("meta"):
+        # The checkpoint's own sizes are the class's defaults.
+        transformer = HunyuanVideoTransformer3DModel()
+    attentions, sizes = HunyuanVideoAdapter().self_attentions(transformer), model.transformer
+    assert len(attentions) == sizes.num_layers == 60
+    assert {(attention.heads, attention.inner_dim) for attention in attentions} == {(24, 24 * sizes.head_dim)}
+    assert transformer.transformer_blocks[0].ff.net[0].proj.out_features == sizes.ffn_dim
+    latents = torch.empty(1, 16, (model.num_frames - 1) // 4 + 1, model.height // 8, model.width // 8, device="meta")
+    inputs = {"hidden_states": latents, "encoder_attention_mask": torch.ones(1, 100)}
+    assert HunyuanVideoAdapter().layout(transformer, inputs) == TokenLayout(33, 3600, 100)
+
+
+def test_true_guidance_equals_the_stock_pipeline_with_prompts_of_two_lengths_in_a_step():
+    pipeline = tiny_hunyuan_video_pipeline()
+    settings = {"true_cfg_scale": 3.0, "negative_prompt": "blue", "prompt": LONG}
+    stock = generate(pipeline, **settings)
+    with svg.attach(pipeline, Dense()):
+        assert (generate(pipeline, **settings) - stock).abs().max() < 1e-5

@@ -73,6 +73,12 @@ class HunyuanVideoAdapter:
         tokens_per_frame = (height // config.patch_size) * (width // config.patch_size)
         return TokenLayout(frames // config.patch_size_t, tokens_per_frame, self._text.longest)
 
+    def timestep_dtype(self, transformer: Any, inputs: dict[str, Any]) -> torch.dtype:
+        """Return in which type timesteps come after the first step: the latents', which the scheduler rounds then."""
+        # The image's latents are float32, and are put beside the others after every step.
+        is_replaced = transformer.config.image_condition_type == "token_replace"
+        return torch.float32 if is_replaced else inputs["hidden_states"].dtype
+
     def check_size(self, pipeline: Any, height: int, width: int, num_frames: int) -> None:
         """Raise ``ValueError`` unless the model takes videos of this size; the pipeline itself would cut frames off.
 

@@ -129,7 +129,8 @@ def layout_of(model: ModelConfig, geometry: GeometryConfig, text_tokens: int | N
     if text_tokens is not None and text_tokens > most:
         raise ValueError(f"text_tokens is {text_tokens}; model.max_sequence_length allows {most} at most")
     place = "first" if geometry.text == "first" else "last"
-    return TokenLayout(frames, tokens, most if text_tokens is None else text_tokens, place)
+    text = geometry.image_tokens + (most if text_tokens is None else text_tokens)
+    return TokenLayout(frames, tokens, text, place)
 
 
 def _timesteps(model: ModelConfig, transformer: TransformerConfig) -> list[float]:

@@ -29,11 +29,14 @@ class GeometryConfig:
     latents_per_token: int = 1
     # Where text stands in self-attention; "none": it has a cross-attention.
     text: str = "none"
+    # Of an image, in self-attention beside the text's.
+    image_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name in ("pixels_per_token", "size_multiple", "frames_per_latent", "latents_per_token"):
             _at_least(f"model.geometry.{name}", getattr(self, name), 1)
         _one_of("model.geometry.text", self.text, TEXT_PLACES)
+        _at_least("model.geometry.image_tokens", self.image_tokens, 0)
 
 
 @dataclass

@@ -30,11 +30,13 @@ def attach(
         strict: Raise where a backend refuses a plan, rather than run that call dense and record it.
 
     Raises:
-        ValueError: If the pipeline's family, a backend's name or a setting is unknown.
+        ValueError: If the pipeline's family, a backend's name or a setting is unknown, or ``method`` is no method.
 
     Example:
         ``with svg.attach(pipe, svg.SparseVideoGen(density=0.25)) as run: video = pipe(prompt).frames``
     """
+    if isinstance(method, type) or not all(callable(getattr(method, name, None)) for name in ("plan", "dense_schedule")):
+        raise ValueError(f"method is {method!r}; it must be a method object, such as svg.SparseVideoGen(density=0.25)")
     if backend == "auto":
         backend = "flex" if pipeline.device.type == "cuda" else "cpu_gather"
     return Attachment(

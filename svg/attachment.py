@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -85,8 +86,14 @@ class StepClock:
         """Count one forward; return whether it opens a new generation."""
         is_new = schedule is not self._schedule
         if is_new:
-            self._schedule, self._timestep, self.step = schedule, None, -1
-            self.timesteps = [float(value) for value in schedule]
+            timesteps = [float(value) for value in schedule]
+            twice = next((one for one, other in pairwise(timesteps) if one == other), None)
+            if twice is not None:
+                raise ValueError(
+                    f"model.num_inference_steps is {len(timesteps)}: two steps in a row have the timestep {twice:g} and "
+                    f"cannot be told apart; take fewer steps"
+                )
+            self._schedule, self._timestep, self.step, self.timesteps = schedule, None, -1, timesteps
         if timestep == self._timestep:
             self.branch_index += 1
         else:
@@ -158,6 +165,8 @@ class Attachment:
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Attachment:
+        if self._undo:
+            raise ValueError("this svg.attach is in use: its with block was entered twice; make another one")
         try:
             for index, transformer in enumerate(self.adapter.transformers(self.pipeline)):
                 self._install(index, transformer)
@@ -187,7 +196,10 @@ class Attachment:
         for layer, module in enumerate(modules):
             stock = module.processor
             attend = _Layer(self, index, layer, len(modules))
-            module.set_processor(self.adapter.processor(attend, stock))
+            processor = self.adapter.processor(attend, stock)
+            if type(stock) is type(processor):
+                raise ValueError("this pipeline is under another svg.attach; leave that with block first")
+            module.set_processor(processor)
             self._undo.append(partial(module.set_processor, stock))
 
     def _restore(self) -> None:

@@ -116,6 +116,31 @@ def test_a_pipeline_of_an_unknown_family_is_refused_by_name():
         svg.attach(StrangePipeline(), Dense())
 
 
+@pytest.mark.parametrize("method", ["svg", svg.SparseVideoGen, None])
+def test_what_is_no_method_is_refused_before_anything_runs(pipeline, method):
+    with pytest.raises(ValueError, match="it must be a method object, such as svg.SparseVideoGen"):
+        svg.attach(pipeline, method)
+
+
+def test_a_pipeline_is_under_one_attachment_at_a_time_and_stock_after_a_second_was_refused(pipeline, stock_video):
+    method = svg.SparseVideoGen(density=0.7, block_size=2)
+    with svg.attach(pipeline, method) as run:
+        with pytest.raises(ValueError, match="under another svg.attach"), svg.attach(pipeline, Dense()):
+            pass
+        with pytest.raises(ValueError, match="entered twice"), run:
+            pass
+        generate(pipeline)
+        assert len(run.receipt.sparse_calls) == len(run.receipt.calls) > 0
+    assert torch.equal(generate(pipeline), stock_video)
+
+
+def test_steps_that_share_a_timestep_are_refused():
+    clock, schedule = StepClock(("cond", "uncond")), [9.0, 4.0, 4.0]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="model.num_inference_steps is 3: two steps in a row have the timestep 4"):
+            clock.advance(9, schedule)
+
+
 def test_a_repeated_timestep_is_the_next_branch_and_a_changed_one_the_next_step():
     clock, first, second = StepClock(("cond", "uncond")), [9.0, 4.0], [9.0, 4.0]
     seen = []

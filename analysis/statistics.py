@@ -66,19 +66,24 @@ class Values:
             self._values.setdefault((value.run_id, quantity), []).append(value)
 
     def select(self, runs: Iterable[str], quantity: str, protocol: str | None) -> list[Value]:
-        """Return the values of a quantity, of videos rather than of runs; in any protocol where that is None."""
+        """Return the values of a quantity, of videos rather than of runs; in any protocol where that is None.
+
+        A video (prompt and seed) that several of the runs made speaks once, through the last of them.
+        """
         found = [value for run in runs for value in self._values.get((run, quantity), ())]
         if protocol is not None:
             # A quantity that has one definition only may leave it out.
             named = [value for value in found if value.protocol == protocol]
             found = named or [value for value in found if value.protocol is None]
-        return [value for value in found if value.prompt_id is not None] or found
+        found = [value for value in found if value.prompt_id is not None] or found
+        last = {(value.prompt_id, value.seed, value.protocol): value.run_id for value in found}
+        return [value for value in found if last[value.prompt_id, value.seed, value.protocol] == value.run_id]
 
-    def videos(self, runs: Iterable[str]) -> set[tuple[str, str, int | None]]:
-        """Return (run, prompt, seed) of every video that was measured."""
+    def videos(self, runs: Iterable[str]) -> set[tuple[str, int | None]]:
+        """Return (prompt, seed) of every video that was measured."""
         chosen = set(runs)
         values = (value for (run, _), group in self._values.items() if run in chosen for value in group)
-        return {(value.run_id, value.prompt_id, value.seed) for value in values if value.prompt_id is not None}
+        return {(value.prompt_id, value.seed) for value in values if value.prompt_id is not None}
 
 
 def estimate(values: Sequence[Value]) -> Estimate:

@@ -82,6 +82,15 @@ def test_runs_that_differ_in_their_seed_share_a_row(tmp_path):
     assert len(table_of(tmp_path, pooled=False)) == 3
 
 
+def test_a_video_that_two_runs_made_counts_once_through_the_later_run(tmp_path):
+    write(tmp_path, "all", *(psnr(20.0 + seed, seed=seed) for seed in range(3)), seed=0)
+    write(tmp_path, "one", psnr(30.0, seed=2), seed=2)
+    (row,) = table_of(tmp_path).to_dict("records")
+    assert row["runs"] == ["all", "one"]
+    assert row["videos"] == row["psnr_db_n"] == row["psnr_db_total"] == 3
+    assert row["psnr_db"] == pytest.approx((20 + 21 + 30) / 3)
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"cpu": {"name": "Other CPU", "cores": 2}}, {"versions": {"torch": "2.14"}}, {"commit": "f" * 40}, {"threads": 2}],

@@ -90,8 +90,8 @@ class StepClock:
             twice = next((one for one, other in pairwise(timesteps) if one == other), None)
             if twice is not None:
                 raise ValueError(
-                    f"model.num_inference_steps is {len(timesteps)}: two steps in a row have the timestep {twice:g} and "
-                    f"cannot be told apart; take fewer steps"
+                    f"model.num_inference_steps is {len(timesteps)}: two steps in a row have the timestep {twice:g} "
+                    f"and cannot be told apart; take fewer steps"
                 )
             self._schedule, self._timestep, self.step, self.timesteps = schedule, None, -1, timesteps
         if timestep == self._timestep:
@@ -182,13 +182,15 @@ class Attachment:
         modules = self.adapter.self_attentions(transformer)
 
         def before_forward(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = kwargs["timestep"] if "timestep" in kwargs else args[1]
             # The pipeline's own value first: the transformer's may be rounded until two steps look like one.
             timestep = getattr(self.pipeline, "current_timestep", None)
-            if timestep is None:
-                timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+            timestep = given if timestep is None else timestep
             inputs = kwargs | {"hidden_states": kwargs.get("hidden_states", *args[:1])}
             if self._clock.advance(float(timestep.flatten()[-1]), self.pipeline.scheduler.timesteps):
-                self._start_generation(len(modules), inputs)
+                later = getattr(self.adapter, "timestep_dtype", None)
+                dtype = given.dtype if later is None else later(module, inputs)
+                self._start_generation(len(modules), inputs, dtype)
             self._layout = self.adapter.layout(module, inputs)
 
         handle = transformer.register_forward_pre_hook(before_forward, with_kwargs=True)
@@ -207,12 +209,14 @@ class Attachment:
             self._undo.pop()()
         self._state.clear()
 
-    def _start_generation(self, num_layers: int, inputs: dict[str, Any]) -> None:
+    def _start_generation(self, num_layers: int, inputs: dict[str, Any], dtype: torch.dtype) -> None:
         self._state.clear()
         item_branches = getattr(self.adapter, "item_branches", None)
         self._item_branches = () if item_branches is None else item_branches(self.pipeline, inputs)
         num_steps = len(self._clock.timesteps)
-        self._schedule = self.method.dense_schedule(num_steps, num_layers, self._clock.timesteps)
+        # A method is told what the transformer is given, rounding included, as the reference code's thresholds are.
+        timesteps = torch.tensor(self._clock.timesteps, dtype=torch.float64).to(dtype).tolist()
+        self._schedule = self.method.dense_schedule(num_steps, num_layers, timesteps)
         self.receipt = Receipt(self._schedule.dense_steps, self._schedule.dense_layers, num_steps, num_layers)
 
     def _attend(self, inputs: AttentionInputs, transformer: int, layer: int, num_layers: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 import svg
 from svg.attachment import StepClock
 from svg.methods.dense import Dense
-from tests.tiny_pipelines import generate, tiny_wan_pipeline
+from tests.tiny_pipelines import generate, tiny_hunyuan_video_pipeline, tiny_wan_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +154,26 @@ def test_a_repeated_timestep_is_the_next_branch_and_a_changed_one_the_next_step(
         (False, 1, "uncond"),
         (True, 0, "cond"),
     ]
+
+
+def test_a_method_is_told_the_timesteps_that_the_transformer_is_given_rounding_included():
+    told: list[float] = []
+
+    class Listening:
+        def dense_schedule(self, num_steps, num_layers, timesteps):
+            told.extend(timesteps)
+            return Dense().dense_schedule(num_steps, num_layers, timesteps)
+
+        def plan(self, inputs, context):
+            return Dense().plan(inputs, context)
+
+    pipeline = tiny_hunyuan_video_pipeline().to(torch.bfloat16)
+    given: list[float] = []
+    hook = pipeline.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(float(kwargs["timestep"][0])), with_kwargs=True
+    )
+    with svg.attach(pipeline, Listening()):
+        generate(pipeline, num_inference_steps=7, guidance_scale=1.0, max_sequence_length=24, output_type="latent")
+    hook.remove()
+    assert told == given
+    assert told != [float(value) for value in pipeline.scheduler.timesteps]

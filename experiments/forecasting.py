@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from experiments.building import build_method
 from experiments.schema import GeometryConfig, ModelConfig, PlanConfig, TransformerConfig
 from svg.cost.flops import PETA
@@ -134,9 +136,12 @@ def layout_of(model: ModelConfig, geometry: GeometryConfig, text_tokens: int | N
 
 
 def _timesteps(model: ModelConfig, transformer: TransformerConfig) -> list[float]:
-    """Return what the transformer is given, step by step."""
+    """Return what the transformer is given, step by step, in the type in which its pipeline hands it on."""
     shift = transformer.flow_shift if model.flow_shift is None else model.flow_shift
-    return timesteps(transformer.timesteps, model.num_inference_steps, shift)
+    grid = timesteps(transformer.timesteps, model.num_inference_steps, shift)
+    if not transformer.rounds_timesteps:
+        return grid
+    return [float(value) for value in torch.tensor(grid).to(getattr(torch, model.dtype))]
 
 
 def _size(model: ModelConfig, transformer: TransformerConfig) -> TransformerSize:

@@ -51,7 +51,7 @@ def table(found: dict[str, Any]) -> str:
     size = "model={model} method={method}, {height} x {width}, {num_frames} frames".format(**found)
     lines = [size, f"denoising only, on {found['gpu']}", ""]
     for name, (words, value) in ROWS.items():
-        if found[name] is not None:
+        if found[name] is not None and not (name == "density_block" and found["block_size"] is None):
             lines.append(f"{words:<44}{value.format(**found)}")
     lines += ["", f"rates: {found['rates']}"]
     return "\n".join(lines + ([found["reason"]] if "reason" in found else []))

@@ -57,6 +57,8 @@ class TransformerConfig:
     guidance: str = "two_forwards"
     # Which grid of timesteps the scheduler makes; see svg.timesteps.
     timesteps: str = "unipc_flow"
+    # Whether the pipeline hands timesteps on in model.dtype.
+    rounds_timesteps: bool = False
     # The checkpoint's own, where model.flow_shift is null.
     flow_shift: float = 1.0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments import compare, generate, planning, rows, schema
+from experiments import compare, generate, plan, planning, rows, schema
 from experiments.entry import CONF, typed
 from tests.tiny_pipelines import tiny_wan_pipeline
 
@@ -50,11 +50,13 @@ def sparse(small) -> list[str]:
     return [*small, "method.sparsity=0.7", "method.block_size=2"]
 
 
-def composed(*overrides: str) -> schema.Config:
+def composed(
+    *overrides: str, config_name: str = "config", settings: type[schema.Config] = schema.Config
+) -> schema.Config:
     """Return the checked settings of a command line."""
-    schema.register()
+    schema.register(settings)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return typed(compose("config", overrides=list(overrides)))
+        return typed(compose(config_name, overrides=list(overrides)))
 
 
 def planned(*overrides: str, method: str = "svg", is_sweep: bool = False) -> planning.Plan:
@@ -71,7 +73,7 @@ def call(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
         monkeypatch.setattr("sys.argv", [command, *arguments])
         status = 0
         try:
-            {"compare": compare, "generate": generate}[command].main()
+            {"compare": compare, "generate": generate, "plan": plan}[command].main()
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
         captured = capsys.readouterr()

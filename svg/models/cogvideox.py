@@ -9,6 +9,7 @@ import torch
 
 from svg.layout import TokenLayout
 from svg.models._sizes import check_frames, check_pixels, check_positions
+from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
 
 PIPELINES = ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline")
@@ -95,6 +96,8 @@ class CogVideoXSelfAttention:
         self._attend = attend
         self._is_fused = type(stock).__name__.startswith("Fused")
 
+    @untraced
+    @untraced
     def __call__(
         self,
         attn: Any,

@@ -11,6 +11,7 @@ import torch
 
 from svg.layout import TokenLayout
 from svg.models._sizes import check_frames, check_pixels, check_positions
+from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
 
 PIPELINES = ("CosmosTextToWorldPipeline",)
@@ -82,6 +83,8 @@ class CosmosSelfAttention:
             )
         self._attend = attend
 
+    @untraced
+    @untraced
     def __call__(
         self,
         attn: Any,

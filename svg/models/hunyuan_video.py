@@ -15,6 +15,7 @@ import torch
 
 from svg.layout import TokenLayout
 from svg.models._sizes import check_frames, check_pixels, sides_for_image
+from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
 
 PIPELINES = ("HunyuanVideoPipeline", "HunyuanVideoImageToVideoPipeline")
@@ -133,6 +134,7 @@ class HunyuanVideoJointAttention:
         if getattr(stock, "_parallel_config", None) is not None:
             raise ValueError("context parallelism is on for this pipeline; svg.attach does not go through it yet")
 
+    @untraced
     def __call__(
         self,
         attn: Any,

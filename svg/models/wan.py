@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from svg.layout import TokenLayout
+from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
 
 PIPELINES = ("WanPipeline",)
@@ -41,7 +42,7 @@ class WanAdapter:
             height, width: Pixels.
             num_frames: Frames of the video, not of the latents.
         """
-        config = self.transformers(pipeline)[0].config
+        config: Any = self.transformers(pipeline)[0].config
         per_latent = pipeline.vae_scale_factor_temporal
         if (num_frames - 1) % per_latent:
             nearest = max(0, round((num_frames - 1) / per_latent)) * per_latent + 1
@@ -67,7 +68,8 @@ class WanAdapter:
 
     def size_multiples(self, pipeline: Any) -> tuple[int, int]:
         """Return what height and width must be multiples of, in pixels."""
-        _, *patch = self.transformers(pipeline)[0].config.patch_size
+        config: Any = self.transformers(pipeline)[0].config
+        _, *patch = config.patch_size
         # 16: diffusers' own rule, whatever the autoencoder's factor.
         tall, wide = (math.lcm(16, pipeline.vae_scale_factor_spatial * side) for side in patch)
         return tall, wide
@@ -92,6 +94,7 @@ class WanSelfAttention:
         if getattr(stock, "_parallel_config", None) is not None:
             raise ValueError("context parallelism is on for this pipeline; svg.attach does not go through it yet")
 
+    @untraced
     def __call__(
         self,
         attn: Any,

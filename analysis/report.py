@@ -133,6 +133,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max-mb", type=float, default=25, metavar="MB", help="greatest size of the report (25)")
     options = parser.parse_args(arguments)
     try:
+        if not options.max_mb > 0:
+            raise RecordError(f"--max-mb is {options.max_mb:g}; it must be above 0")
         path = write_report(options.runs_dir, options.output, options.max_mb)
         print(f"\n{path}", flush=True)
     except RecordError as error:

@@ -38,9 +38,14 @@ def main(config: Config, names: planning.Names) -> None:
         for prompt, seed, path in jobs:
             made = generator(prompt, seed, plan.method, plan.backend, dense_backend, on_step=bar.step)
             assert made.frames is not None
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(path, partial(write_lossless, video=made.frames, fps=model.fps))
-            _write(path.with_suffix(".mp4"), partial(write_preview, video=made.frames, fps=model.fps))
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                _write(path, partial(write_lossless, video=made.frames, fps=model.fps))
+                _write(path.with_suffix(".mp4"), partial(write_preview, video=made.frames, fps=model.fps))
+            except OSError as error:
+                raise ValueError(
+                    f"runs_dir={config.runs_dir}: {path.name} cannot be written: {error.strerror or error}"
+                ) from error
             print(f"{path} and {path.with_suffix('.mp4').name}: {made.total_s:.1f} s", flush=True)
 
 

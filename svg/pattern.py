@@ -195,9 +195,9 @@ def window_for_density(pattern: TokenPattern, density: float) -> TokenPattern:
     """
     check_density(density)
     budget = density * pattern.query_len * pattern.key_len
-    floor_share = int(replace(pattern, half_width=-1).count().sum()) / (pattern.query_len * pattern.key_len)
-    if int(replace(pattern, half_width=0).count().sum()) > budget:
-        raise density_too_low(density, floor_share)
+    least = int(replace(pattern, half_width=0).count().sum())
+    if least > budget:
+        raise density_too_low(density, least / (pattern.query_len * pattern.key_len))
     low, high = 0, pattern.query_scale * pattern.query_len + pattern.key_scale * pattern.key_len
     while low < high:
         middle = (low + high + 1) // 2
@@ -233,7 +233,9 @@ def check_density(density: float) -> None:
 
 
 def density_too_low(density: float, floor_share: float) -> ValueError:
+    # Rounded up, so that the number that is shown is enough.
+    least = math.ceil(floor_share * 1e4) / 1e4
     return ValueError(
         f"method.sparsity (the fraction kept, also method.density) is {density}, but text, first frame and diagonal "
-        f"alone keep {floor_share:.4f}; raise it, or use method.sink=none"
+        f"alone keep {least:.4f}; raise it, lower method.block_size or use method.sink=none"
     )

@@ -123,6 +123,19 @@ def test_the_sink_of_the_reference_code_needs_its_order():
         band(TokenLayout(3, 5), "temporal", sink="layout")
 
 
+@every_layout
+@pytest.mark.parametrize("kind", ["spatial", "temporal"])
+def test_the_density_that_a_refusal_names_is_enough(layout, kind):
+    pattern = band(layout, kind)
+    try:
+        window_for_density(pattern, 1e-6)
+    except ValueError as error:
+        named = float(str(error).split("alone keep ")[1].split(";")[0])
+    window_for_density(pattern, named)
+    with pytest.raises(ValueError, match="alone keep"):
+        window_for_density(pattern, named - 2e-4)
+
+
 def test_keys_with_the_first_frame_in_front_need_a_sink():
     with pytest.raises(ValueError, match=r"method\.sink=none needs method\.key_order=plain"):
         band(TokenLayout(3, 5), "temporal", sink="none")

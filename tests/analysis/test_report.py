@@ -176,6 +176,13 @@ def test_a_report_that_cannot_be_written_is_one_line(fake_runs, tmp_path, capsys
     assert re.fullmatch(r"error: --output [^\n]+ cannot be written: [^\n]+\n", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("size", ["0", "-1", "nan"])
+def test_a_report_of_no_size_is_refused(fake_runs, tmp_path, capsys, size):
+    assert main([str(fake_runs), "--output", str(tmp_path / "r.html"), "--max-mb", size]) == 2
+    assert capsys.readouterr().err == f"error: --max-mb is {size}; it must be above 0\n"
+    assert not (tmp_path / "r.html").exists()
+
+
 def test_the_report_loads_no_torch():
     code = "import sys, analysis.report, analysis.figures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

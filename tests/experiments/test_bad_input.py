@@ -171,6 +171,13 @@ def test_too_little_memory_is_said_in_one_line(call, tmp_path, sparse, monkeypat
     assert "too little memory for model.height=32, model.width=48 and model.num_frames=9" in line
 
 
+def test_a_video_that_cannot_be_written_names_the_folder(call, tmp_path, sparse):
+    (tmp_path / "file").write_text("")
+    status, out, err = call("method=svg", *sparse, f"runs_dir={tmp_path / 'file'}", command="generate")
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"error: runs_dir=\S+/file: \S+\.mkv cannot be written: Not a directory\n", err)
+
+
 def test_a_folder_of_another_run_is_refused(call, sparse, tmp_path):
     assert call("method=svg", *sparse, "run_id=mine")[0] == 0
     before = (tmp_path / "runs" / "mine" / "run.json").read_bytes()

@@ -88,7 +88,8 @@ class CogVideoXSelfAttention:
     """
 
     def __init__(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> None:
-        if type(stock).__name__ not in STOCK_PROCESSORS:
+        # One of our own is refused by the attachment, which knows why.
+        if type(stock).__name__ not in (*STOCK_PROCESSORS, type(self).__name__):
             raise ValueError(
                 f"CogVideoX's attention runs through {type(stock).__name__}; svg.attach replaces diffusers' own "
                 f"processors only: {', '.join(STOCK_PROCESSORS)}"
@@ -96,7 +97,6 @@ class CogVideoXSelfAttention:
         self._attend = attend
         self._is_fused = type(stock).__name__.startswith("Fused")
 
-    @untraced
     @untraced
     def __call__(
         self,

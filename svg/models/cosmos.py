@@ -76,14 +76,14 @@ class CosmosSelfAttention:
     """
 
     def __init__(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> None:
-        if type(stock).__name__ != STOCK_PROCESSOR:
+        # One of our own is refused by the attachment, which knows why.
+        if type(stock).__name__ not in (STOCK_PROCESSOR, type(self).__name__):
             raise ValueError(
                 f"Cosmos' attention runs through {type(stock).__name__}; svg.attach replaces diffusers' own "
                 f"processor only: {STOCK_PROCESSOR}"
             )
         self._attend = attend
 
-    @untraced
     @untraced
     def __call__(
         self,

@@ -238,3 +238,28 @@ def test_true_guidance_equals_the_stock_pipeline_with_prompts_of_two_lengths_in_
     stock = generate(pipeline, **settings)
     with svg.attach(pipeline, Dense()):
         assert (generate(pipeline, **settings) - stock).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_method_is_told_the_timesteps_that_the_transformer_is_given_rounded_from_the_second_step_on(family, dtype):
+    given, told = [], []
+
+    @dataclass
+    class Asking(Looking):
+        def dense_schedule(self, num_steps, num_layers, timesteps):
+            told.extend(timesteps)
+            return super().dense_schedule(num_steps, num_layers, timesteps)
+
+    transformer = family.pipeline.transformer.to(dtype)
+    hook = transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(kwargs["timestep"][0].item()), with_kwargs=True
+    )
+    try:
+        with svg.attach(family.pipeline, Asking()):
+            family.video(num_inference_steps=6)
+    finally:
+        hook.remove()
+        transformer.float()
+    assert told == given
+    is_rounded = dtype == torch.bfloat16 and transformer.config.image_condition_type != "token_replace"
+    assert all(value == round(value) for value in given) == is_rounded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -130,7 +130,7 @@ def layout_of(model: ModelConfig, geometry: GeometryConfig, text_tokens: int | N
         raise ValueError("model.max_sequence_length is null; experiments.plan needs it where text is in self-attention")
     if text_tokens is not None and text_tokens > most:
         raise ValueError(f"text_tokens is {text_tokens}; model.max_sequence_length allows {most} at most")
-    place = "first" if geometry.text == "first" else "last"
+    place: Literal["first", "last"] = "first" if geometry.text == "first" else "last"
     text = geometry.image_tokens + (most if text_tokens is None else text_tokens)
     return TokenLayout(frames, tokens, text, place)
 

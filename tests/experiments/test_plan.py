@@ -140,7 +140,10 @@ def test_a_full_density_is_the_dense_video(plan):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_says_what_it_will_do(plan, method):
     found = plan(f"method={method}")
-    assert None not in [found[name] for name in NAMES.split()]
+    if "reason" in found:
+        assert found["density_token"] is None
+        return
+    assert None not in [found[name] for name in NAMES.split() if name not in ("window_tokens", "window_frames")]
     assert found["density_token"] <= found["density_tile"]
     assert found["density_requested"] == (1.0 if method == "dense" else 0.25)
 

@@ -57,8 +57,10 @@ def set_vae_tiling(pipeline: Any, is_tiled: bool) -> None:
     Raises:
         ValueError: If it cannot work tile by tile.
     """
-    switch = getattr(pipeline.vae, "enable_tiling" if is_tiled else "disable_tiling", None)
+    vae = pipeline.vae
+    # diffusers' autoencoder of Cosmos has the switch, and nothing behind it.
+    if is_tiled and not hasattr(vae, "tiled_decode"):
+        raise ValueError(f"model.vae_tiling is true, but {type(vae).__name__} cannot; set it to false")
+    switch = getattr(vae, "enable_tiling" if is_tiled else "disable_tiling", None)
     if switch is not None:
         switch()
-    elif is_tiled:
-        raise ValueError(f"model.vae_tiling is true, but {type(pipeline.vae).__name__} cannot; set it to false")

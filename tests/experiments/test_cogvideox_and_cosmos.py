@@ -85,6 +85,7 @@ def test_a_run_records_quality_density_and_each_branchs_heads(call, settings, tm
         ("cogvideox1_5_t2v", ["model.num_frames=13"], r"model.num_frames is 13; this model takes 8k \+ 1 frames"),
         ("cogvideox1_5_i2v", ["prompts.images=[]"], "has no image, but CogVideoXImageToVideoPipeline begins from one"),
         ("cogvideox1_5_t2v", ["model.guardrail=true"], "model.guardrail is true, but CogVideoXPipeline has none"),
+        ("cosmos_t2w_7b", ["model.vae_tiling=true"], "model.vae_tiling is true, but AutoencoderKLCosmos cannot"),
         ("cosmos_t2w_7b", ["model.width=40"], "model.width is 40; this model takes multiples of 16"),
         ("cosmos_t2w_7b", ["model.num_frames=65"], "model.num_frames makes 9 positions; this model knows at most 8"),
         (

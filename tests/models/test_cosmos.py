@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import CosmosTextToWorldPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.transformers import transformer_cosmos
 
 import svg
@@ -129,8 +130,14 @@ def test_text_keeps_its_own_attention(pipeline):
 
 
 def test_a_processor_of_another_kind_is_refused_in_one_line(pipeline):
-    with svg.attach(pipeline, Dense()), pytest.raises(ValueError, match="runs through CosmosSelfAttention"):
+    with svg.attach(pipeline, Dense()), pytest.raises(ValueError, match="under another svg.attach"):
         svg.attach(pipeline, Dense()).__enter__()
+    attention = pipeline.transformer.transformer_blocks[1].attn1
+    stock = attention.processor
+    attention.set_processor(AttnProcessor2_0())
+    with pytest.raises(ValueError, match="runs through AttnProcessor2_0; svg.attach replaces diffusers' own processor"):
+        svg.attach(pipeline, Dense()).__enter__()
+    attention.set_processor(stock)
 
 
 @pytest.mark.parametrize(

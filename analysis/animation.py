@@ -31,7 +31,8 @@ def side_by_side(output: Path, run_dirs: Sequence[Path], scale: int = SCALE) -> 
     Raises:
         ValueError: If a run has no preview, or the videos differ in size, length or frame rate.
     """
-    columns, names = [], []
+    columns: list[tuple[list[Image.Image], float]] = []
+    names: list[str] = []
     for path in run_dirs:
         sparse = sorted(file for file in (path / "videos").glob("*.mp4") if not file.stem.endswith(".dense"))
         if not sparse:

@@ -46,8 +46,9 @@ def all_weights(folder: Path) -> Iterator[None]:
     for logger in loggers:
         logger.addFilter(missing)
         # Whatever the user wants to read, and Hydra has disabled.
-        logger.setLevel(logging.WARNING)
         logger.disabled = False
+        if not logger.isEnabledFor(logging.WARNING):
+            logger.setLevel(logging.WARNING)
     try:
         yield
     finally:

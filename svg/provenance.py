@@ -38,6 +38,9 @@ DISTRIBUTIONS = (
 )
 _SECRET = re.compile(r"([^=]*(?:token|secret|password|api_?key)[^=]*=).+", re.IGNORECASE | re.DOTALL)
 
+# New files that can change a run. A prompt file or a note can not: a run's settings hold its prompts.
+CODE = (b".py", b".yaml", b".yml", b".toml", b".cu", b".so")
+
 
 def collect(command: Sequence[str] | None = None, source: Path | None = None) -> dict[str, Any]:
     """Return what must be known to judge or repeat a measurement made by this process, as plain values.
@@ -48,7 +51,7 @@ def collect(command: Sequence[str] | None = None, source: Path | None = None) ->
 
     Returns:
         ``commit`` (None outside a checkout), ``dirty``, ``diff_sha256`` (of every change since the commit, untracked
-        files included; None where there is none), ``versions``, ``cpu`` {name, cores}, ``gpu`` {name, driver} or
+        code and settings included; None where there is none), ``versions``, ``cpu`` {name, cores}, ``gpu`` {name, driver} or
         None, ``threads`` (None if nobody has said), ``hostname_hash``, ``load_average`` (1, 5 and 15 minutes) and
         ``command``, free of the home directory, the working directory and secrets.
     """
@@ -97,7 +100,7 @@ def _checkout(source: Path) -> dict[str, Any]:
     if diff is None or untracked is None:
         return unknown
     digest = hashlib.sha256(diff)
-    names = sorted(name for name in untracked.split(b"\0") if name)
+    names = sorted(name for name in untracked.split(b"\0") if name.endswith(CODE))
     for name in names:
         digest.update(b"\0" + name + b"\0" + _content_hash(root / os.fsdecode(name)))
     dirty = bool(diff or names)

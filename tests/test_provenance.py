@@ -59,11 +59,18 @@ def test_every_change_makes_another_hash_and_taking_it_back_makes_it_clean(check
     new.rename(checkout / "other.py")
     hashes.add(code_of(checkout)[2])
     (checkout / "other.py").unlink()
-    (checkout / "link").symlink_to("nowhere")
+    (checkout / "link.py").symlink_to("nowhere")
     hashes.add(code_of(checkout)[2])
     assert len(hashes) == 6
     assert None not in hashes
-    (checkout / "link").unlink()
+    (checkout / "link.py").unlink()
+    assert code_of(checkout) == clean
+
+
+def test_a_new_file_that_no_run_can_read_as_code_or_settings_is_no_change(checkout):
+    clean = code_of(checkout)
+    for name in ("my_prompts.txt", "notes.md", "figure.png"):
+        (checkout / name).write_text("a red ball")
     assert code_of(checkout) == clean
 
 

@@ -51,9 +51,9 @@ def collect(command: Sequence[str] | None = None, source: Path | None = None) ->
 
     Returns:
         ``commit`` (None outside a checkout), ``dirty``, ``diff_sha256`` (of every change since the commit, untracked
-        code and settings included; None where there is none), ``versions``, ``cpu`` {name, cores}, ``gpu`` {name, driver} or
-        None, ``threads`` (None if nobody has said), ``hostname_hash``, ``load_average`` (1, 5 and 15 minutes) and
-        ``command``, free of the home directory, the working directory and secrets.
+        code and settings included; None where there is none), ``versions``, ``cpu`` {name, cores}, ``gpu`` {name,
+        driver} or None, ``threads`` (None if nobody has said), ``hostname_hash``, ``load_average`` (1, 5 and 15
+        minutes) and ``command``, free of the home directory, the working directory and secrets.
     """
     return {
         **_checkout(source or Path(__file__)),

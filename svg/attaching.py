@@ -35,7 +35,8 @@ def attach(
     Example:
         ``with svg.attach(pipe, svg.SparseVideoGen(density=0.25)) as run: video = pipe(prompt).frames``
     """
-    if isinstance(method, type) or not all(callable(getattr(method, name, None)) for name in ("plan", "dense_schedule")):
+    needed = ("plan", "dense_schedule")
+    if isinstance(method, type) or not all(callable(getattr(method, name, None)) for name in needed):
         raise ValueError(f"method is {method!r}; it must be a method object, such as svg.SparseVideoGen(density=0.25)")
     if backend == "auto":
         backend = "flex" if pipeline.device.type == "cuda" else "cpu_gather"

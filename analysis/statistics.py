@@ -24,7 +24,7 @@ class Estimate:
         n: How many values are numbers.
         total: How many videos were asked about.
         infinite: How many were identical to their reference; they are in no mean.
-        note: Why values are missing, in words; empty where none is.
+        note: Why values, or frames of theirs, are missing, in words; empty where none is.
     """
 
     mean: float | None = None
@@ -118,4 +118,7 @@ def _note(values: Sequence[Value], infinite: int) -> str:
         if reasons:
             share = "" if len(reasons) == total else f"{len(reasons)} of {total} "
             notes.append(f"{share}{status}: {'; '.join(dict.fromkeys(reasons))}")
+    partial = [value.reason for value in values if value.status == "ok" and value.reason]
+    if partial:
+        notes.append(f"{len(partial)} of {total}: {'; '.join(dict.fromkeys(partial))}")
     return ", ".join(notes)

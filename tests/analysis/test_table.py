@@ -67,6 +67,13 @@ def test_infinite_values_are_counted_and_never_averaged(tmp_path):
     assert row["psnr_db_note"] == "∞ (1 of 3 identical)"
 
 
+def test_a_value_that_leaves_frames_out_says_so(tmp_path):
+    reason = "mean of the others: 1 of 9 frames are identical to the reference"
+    write(tmp_path, "a", psnr(30.0, "p0"), psnr(40.0, "p1", reason=reason))
+    row = table_of(tmp_path).iloc[0]
+    assert row["psnr_db"] == 35 and row["psnr_db_note"] == f"1 of 2: {reason}"
+
+
 def test_a_missing_value_says_why(tmp_path):
     write(tmp_path, "a", psnr(30.0, "p0"), psnr(None, "p1", status="failed", reason="NaN in frame 3"))
     row = table_of(tmp_path).iloc[0]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from svg.layout import TokenLayout
+from svg.models._inputs import projected
 from svg.models._sizes import check_frames, check_pixels, check_positions
 from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
@@ -121,14 +122,7 @@ class CogVideoXSelfAttention:
             heads = heads if norm is None else norm(heads)
             return heads if rotation is None else rotate(heads, rotation, indices)
 
-        inputs = AttentionInputs(
-            query,
-            key,
-            value,
-            attn.heads,
-            finish_query=lambda rows, indices: finish(attn.norm_q, rows, indices),
-            finish_key=lambda rows, indices: finish(attn.norm_k, rows, indices),
-        )
+        inputs = projected(attn, query, key, value, finish)
         output = self._attend(inputs).transpose(1, 2).flatten(2, 3)
         output = attn.to_out[1](attn.to_out[0](output))
         return output[:, num_text_tokens:], output[:, :num_text_tokens]

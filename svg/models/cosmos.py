@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from svg.layout import TokenLayout
+from svg.models._inputs import projected
 from svg.models._sizes import check_frames, check_pixels, check_positions
 from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
@@ -101,14 +102,7 @@ class CosmosSelfAttention:
             heads = norm(rows.unflatten(2, (attn.heads, -1)).transpose(1, 2))
             return heads if image_rotary_emb is None else rotate(heads, image_rotary_emb, indices)
 
-        inputs = AttentionInputs(
-            query,
-            key,
-            value,
-            attn.heads,
-            finish_query=lambda rows, indices: finish(attn.norm_q, rows, indices),
-            finish_key=lambda rows, indices: finish(attn.norm_k, rows, indices),
-        )
+        inputs = projected(attn, query, key, value, finish)
         output = self._attend(inputs).transpose(1, 2).flatten(2, 3).type_as(query)
         return attn.to_out[1](attn.to_out[0](output))
 

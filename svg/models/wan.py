@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from svg.layout import TokenLayout
+from svg.models._inputs import projected
 from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
 
@@ -114,14 +115,7 @@ class WanSelfAttention:
             heads = norm(rows).unflatten(2, (attn.heads, -1))
             return (heads if rotary_emb is None else rotate(heads, rotary_emb, indices)).transpose(1, 2)
 
-        inputs = AttentionInputs(
-            query,
-            key,
-            value,
-            attn.heads,
-            finish_query=lambda rows, indices: finish(attn.norm_q, rows, indices),
-            finish_key=lambda rows, indices: finish(attn.norm_k, rows, indices),
-        )
+        inputs = projected(attn, query, key, value, finish)
         output = self._attend(inputs).transpose(1, 2).flatten(2, 3).type_as(query)
         return attn.to_out[1](attn.to_out[0](output))
 

@@ -1,4 +1,7 @@
-"""Train the embedded model from nothing, in resumable pieces: ``python -m experiments.train_tiny --help``."""
+"""Train the embedded model from nothing, in resumable pieces: ``python -m experiments.train_tiny --help``.
+
+On several GPUs of one machine: ``torchrun --nproc-per-node 2 -m experiments.train_tiny``.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,34 @@ from diffusers import AutoencoderKLWan, WanPipeline
 from experiments.tiny import autoencoder, diffusion, evaluate, export, resume
 from experiments.tiny.budget import Budget
 from experiments.tiny.clips import scenes
+from experiments.tiny.ranks import Ranks
 
 BANK_SEED, VAE_SEED, UNSEEN_SEED = 1_000_000, 2_000_000, 900_000
 
 
 def main() -> None:
     options = _options()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ranks = Ranks.join()
+    try:
+        _train(options, ranks)
+    finally:
+        ranks.leave()
+
+
+def _train(options: argparse.Namespace, ranks: Ranks) -> None:
+    device = ranks.device
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
     torch.set_float32_matmul_precision("high")
-    print(f"training on {_name(device)}, torch {torch.__version__}", flush=True)
-    piece = Budget(options.seconds - options.reserve)
+    if ranks.rank == 0:
+        print(f"training on {ranks.count} x {_name(device)}, torch {torch.__version__}", flush=True)
+    piece = Budget(options.seconds - options.reserve, ranks=ranks)
 
     torch.manual_seed(options.seed)
     if options.start_from is None:
         tokenizer, stages = diffusion.build_tokenizer(), diffusion.STAGES
         model = diffusion.TextToLatents(diffusion.build_text_encoder(len(tokenizer)), diffusion.build_transformer())
-        vae = _autoencoder(options, piece, device)
-        bank, captions = _bank(options, vae, device)
+        vae = _autoencoder(options, piece, ranks)
+        bank, captions = _bank(options, vae, ranks)
         mean, deviation = export.set_latent_statistics(vae, bank)
     else:
         start = WanPipeline.from_pretrained(str(options.start_from)).to(torch.float32)
@@ -41,23 +54,30 @@ def main() -> None:
         vae = start.vae.to(device).eval()
         if device.type == "cuda":
             autoencoder.make_fast(vae)
-        bank, captions = _bank(options, vae, device)
+        bank, captions = _bank(options, vae, ranks)
         mean, deviation = (torch.tensor(v, device=device) for v in (vae.config.latents_mean, vae.config.latents_std))
     plain = copy.deepcopy(model)
     progress = resume.load(options.state, "diffusion", model)
     model.to(device)
+
+    def save(average: dict[str, torch.Tensor]) -> None:
+        if ranks.rank == 0:
+            resume.save(options.state, "diffusion", model, progress)
+            # What is exported is the average; later pieces without training export it again.
+            resume.save_state(options.state, "average", average, {"step": str(progress.step)})
+
     weights = None
-    if not piece.is_spent and progress.spent < options.diffusion_seconds:
+    if piece.tick() and progress.spent < options.diffusion_seconds:
         if device.type == "cuda":
             model.transformer.compile_repeated_blocks(dynamic=False)
         shape = (1, -1, 1, 1, 1)
-        bank = ((bank.float() - mean.view(shape)) / deviation.view(shape)).to(torch.bfloat16)
+        for part in bank.split(512):
+            part.copy_((part.float() - mean.view(shape)) / deviation.view(shape))
         tokens = diffusion.token_table(tokenizer, captions).to(device)
-        budget = Budget(options.diffusion_seconds, progress.spent, piece.left)
-        weights = diffusion.train(model, bank, tokens, budget, progress, stages, options.seed)
-        resume.save(options.state, "diffusion", model, progress)
-        # What is exported is the average; later pieces without training export it again.
-        resume.save_state(options.state, "average", weights, {"step": str(progress.step)})
+        budget = Budget(options.diffusion_seconds, progress.spent, piece.left, ranks)
+        weights = diffusion.train(model, bank, tokens, budget, progress, stages, save, options.seed, ranks)
+    if ranks.rank > 0:
+        return
     print(f"diffusion: {progress.spent:.0f} of {options.diffusion_seconds:.0f} s, {progress.step} steps", flush=True)
 
     if weights is None:
@@ -72,7 +92,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, default=Path("runs/train_tiny"), help="folder that training resumes from")
     parser.add_argument("--cache", type=Path, default=None, help="folder for the encoded bank (default: in the state)")
     parser.add_argument("--start-from", type=Path, default=None, help="folder of an exported pipeline to train further")
@@ -85,7 +105,7 @@ def _options() -> argparse.Namespace:
         "--diffusion-seconds", type=float, default=1200, help="seconds of diffusion training, all pieces"
     )
     parser.add_argument("--reserve", type=float, default=15, help="seconds kept for saving and evaluating")
-    parser.add_argument("--bank", type=int, default=12_288, help="clips encoded for diffusion training")
+    parser.add_argument("--bank", type=int, default=16_384, help="clips encoded for diffusion training")
     parser.add_argument("--pool", type=int, default=1536, help="clips drawn for autoencoder training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--captions", type=int, default=64, help="unseen captions of the evaluation")
@@ -100,8 +120,9 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _autoencoder(options: argparse.Namespace, piece: Budget, device: torch.device) -> AutoencoderKLWan:
+def _autoencoder(options: argparse.Namespace, piece: Budget, ranks: Ranks) -> AutoencoderKLWan:
     """Return the autoencoder, rounded to bf16 as it is stored, trained as far as its budget and this piece allow."""
+    device = ranks.device
     vae = autoencoder.build(options.seed)
     progress = resume.load(options.state, "autoencoder", vae)
     vae.to(device)
@@ -109,9 +130,11 @@ def _autoencoder(options: argparse.Namespace, piece: Budget, device: torch.devic
         autoencoder.make_fast(vae)
     if progress.spent < options.vae_seconds:
         pool = autoencoder.draw_pool(options.pool, VAE_SEED, device)
-        budget = Budget(options.vae_seconds, progress.spent, piece.left)
-        autoencoder.train(vae, budget, pool, progress, options.vae_batch, options.seed)
-        resume.save(options.state, "autoencoder", vae, progress)
+        piece.tick()
+        budget = Budget(options.vae_seconds, progress.spent, piece.left, ranks)
+        autoencoder.train(vae, budget, pool, progress, options.vae_batch, options.seed, ranks)
+        if ranks.rank == 0:
+            resume.save(options.state, "autoencoder", vae, progress)
     vae.to(torch.bfloat16).float().eval()
     scores = autoencoder.measure_psnr(vae, 8, UNSEEN_SEED, device)
     mean = evaluate.mean_psnr(scores)
@@ -127,15 +150,17 @@ def _autoencoder(options: argparse.Namespace, piece: Budget, device: torch.devic
     return vae
 
 
-def _bank(options: argparse.Namespace, vae: AutoencoderKLWan, device: torch.device) -> tuple[torch.Tensor, list[str]]:
+def _bank(options: argparse.Namespace, vae: AutoencoderKLWan, ranks: Ranks) -> tuple[torch.Tensor, list[str]]:
     file = (options.cache or options.state) / "bank.pt"
-    if file.exists():
-        stored = torch.load(file, map_location=device, weights_only=True)
+    # All load it or all make it: rank 0 says which.
+    if ranks.agree(file.exists()):
+        stored = torch.load(file, map_location=ranks.device, weights_only=True)
         if stored["seed"] == BANK_SEED and len(stored["captions"]) == options.bank:
             return stored["latents"], stored["captions"]
-    latents, captions = autoencoder.build_bank(vae, options.bank, BANK_SEED, device)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"seed": BANK_SEED, "latents": latents, "captions": captions}, file)
+    latents, captions = autoencoder.build_bank(vae, options.bank, BANK_SEED, ranks.device, ranks)
+    if ranks.rank == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"seed": BANK_SEED, "latents": latents, "captions": captions}, file)
     return latents, captions
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from experiments.tiny import clips, resume
 from experiments.tiny.budget import Budget, report
+from experiments.tiny.ranks import RANK_SEEDS, Ranks
 from experiments.tiny.resume import Progress
 
 LATENT_CHANNELS, SPATIAL, TEMPORAL = 16, 4, 2
@@ -20,6 +21,8 @@ LATENT_FRAMES = (clips.NUM_FRAMES - 1) // TEMPORAL + 1
 LEARNING_RATE = 6e-4
 # Short windows are cheap; long ones teach what the causal convolutions carry along: (until share of time, frames).
 WINDOWS = ((0.4, 9), (1.0, 33))
+# Clips of the bank that are drawn and encoded at a time.
+BANK_PART = 512
 
 
 def build(seed: int = 0, base_dim: int = 24) -> AutoencoderKLWan:
@@ -92,7 +95,13 @@ def count_causal_convolutions(network: nn.Module) -> int:
 
 
 def train(
-    vae: AutoencoderKLWan, budget: Budget, pool: torch.Tensor, progress: Progress, batch: int = 4, seed: int = 0
+    vae: AutoencoderKLWan,
+    budget: Budget,
+    pool: torch.Tensor,
+    progress: Progress,
+    batch: int = 4,
+    seed: int = 0,
+    ranks: Ranks | None = None,
 ) -> None:
     """Train until this piece of the budget is spent, on windows of the pool's clips, in bf16 on a GPU.
 
@@ -103,13 +112,16 @@ def train(
         progress: Of earlier pieces; updated.
         batch: Windows of ``WINDOWS[0]`` frames per step; fewer of longer ones.
         seed: Seed of windows and noise.
+        ranks: The processes that train together, each on a batch of its own.
     """
-    device = pool.device
+    device, ranks = pool.device, ranks or Ranks()
     vae.train()
-    optimizer = resume.adamw(vae, progress, lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=1e-4)
-    generator = torch.Generator(device).manual_seed(seed + progress.step)
-    torch.manual_seed(seed + progress.step)
-    while not budget.is_spent:
+    named = dict(vae.named_parameters())
+    optimizer = resume.adamw(named, progress, lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=1e-4)
+    start = seed + progress.step + ranks.rank * RANK_SEEDS
+    generator = torch.Generator(device).manual_seed(start)
+    torch.manual_seed(start)
+    while budget.tick():
         for group in optimizer.param_groups:
             cosine = 0.5 + 0.5 * math.cos(math.pi * budget.share)
             group["lr"] = LEARNING_RATE * min(1.0, (progress.step + 1) / 50) * max(0.01, cosine)
@@ -122,9 +134,10 @@ def train(
         loss = error.abs().mean() + 10 * error.square().mean() + 1e-5 * divergence
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        ranks.average_gradients(named.values())
+        nn.utils.clip_grad_norm_(named.values(), 1.0)
         optimizer.step()
-        if progress.step % 200 == 0:
+        if progress.step % 200 == 0 and ranks.rank == 0:
             mse = (error.detach().clamp(-2, 2) / 2).square().mean().item()
             report(budget, "autoencoder", progress.step, loss=loss.item(), psnr_db=-10 * math.log10(mse), frames=frames)
         progress.step += 1
@@ -186,12 +199,20 @@ def measure_psnr(vae: AutoencoderKLWan, count: int, seed: int, device: torch.dev
     return scores
 
 
-def build_bank(vae: AutoencoderKLWan, count: int, seed: int, device: torch.device) -> tuple[torch.Tensor, list[str]]:
-    """Draw and encode ``count`` clips; return their latents and captions."""
-    started, latents, captions = time.perf_counter(), [], []
-    for at in range(0, count, 512):
-        part = min(512, count - at)
+def build_bank(
+    vae: AutoencoderKLWan, count: int, seed: int, device: torch.device, ranks: Ranks | None = None
+) -> tuple[torch.Tensor, list[str]]:
+    """Draw and encode ``count`` clips, each process its share of the parts; return all latents and captions."""
+    ranks = ranks or Ranks()
+    started, latents = time.perf_counter(), []
+    part = min(BANK_PART, math.ceil(count / ranks.count))
+    # Whole rounds, so that all have as many parts; what is over is cut off.
+    starts = range(0, math.ceil(count / (part * ranks.count)) * part * ranks.count, part)
+    for at in starts[ranks.rank :: ranks.count]:
         latents.append(encode(vae, draw_pool(part, seed + at, device)))
-        captions += [scene.caption for scene in clips.scenes(seed + at, part)]
-    print(f"bank: {count} clips encoded in {time.perf_counter() - started:.0f} s", flush=True)
-    return torch.cat(latents), captions
+    captions = [scene.caption for at in starts for scene in clips.scenes(seed + at, part)]
+    # (ranks, parts, clips, ...) to the order of the captions: the parts went round the ranks.
+    whole = ranks.gather(torch.stack(latents)).transpose(0, 1).flatten(0, 2)
+    if ranks.rank == 0:
+        print(f"bank: {count} clips encoded in {time.perf_counter() - started:.0f} s", flush=True)
+    return whole[:count], captions[:count]

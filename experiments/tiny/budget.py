@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import time
 
+from experiments.tiny.ranks import Ranks
+
 
 class Budget:
     """A share of wall-clock time, which may have been partly spent in earlier pieces.
+
+    The clock is read by ``tick`` and stands still between two ticks, so that processes that train together agree.
 
     Args:
         seconds: The whole budget.
         spent: Seconds spent in earlier pieces.
         piece: Seconds that this piece may take; the rest of the budget if not given.
+        ranks: The processes that share it; rank 0's clock holds.
     """
 
-    def __init__(self, seconds: float, spent: float = 0.0, piece: float | None = None) -> None:
+    def __init__(
+        self, seconds: float, spent: float = 0.0, piece: float | None = None, ranks: Ranks | None = None
+    ) -> None:
         self.seconds, self._spent_before = seconds, spent
         self._piece = seconds - spent if piece is None else min(piece, seconds - spent)
+        self._ranks = ranks or Ranks()
         self._started = time.perf_counter()
+        # Seconds since this piece began, at the last tick.
+        self.elapsed = 0.0
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds since this piece began."""
-        return time.perf_counter() - self._started
+    def tick(self) -> bool:
+        """Read the clock; return whether time is left."""
+        self.elapsed = self._ranks.agree(time.perf_counter() - self._started)
+        return not self.is_spent
 
     @property
     def spent(self) -> float:

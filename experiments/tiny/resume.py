@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,14 @@ def save(path: Path, name: str, model: nn.Module, progress: Progress) -> None:
     save_state(path, name, tensors, {"step": str(progress.step), "spent": f"{progress.spent:.1f}"})
 
 
-def adamw(model: nn.Module, progress: Progress, **settings: Any) -> torch.optim.AdamW:
+def adamw(named: Mapping[str, nn.Parameter], progress: Progress, **settings: Any) -> torch.optim.AdamW:
     """Return AdamW whose second moments go on from an earlier piece; momentum is rebuilt within a few steps."""
-    named = dict(model.named_parameters())
     is_cuda = next(iter(named.values())).is_cuda
     optimizer = torch.optim.AdamW(named.values(), fused=is_cuda, **settings)
-    for name, square in progress.squares.items():
-        parameter = named[name]
+    for name, parameter in named.items():
+        square = progress.squares.get(name)
+        if square is None:
+            continue
         optimizer.state[parameter] = {
             "step": torch.tensor(float(progress.step), device=parameter.device if is_cuda else "cpu"),
             "exp_avg": torch.zeros_like(parameter),
@@ -55,7 +57,7 @@ def adamw(model: nn.Module, progress: Progress, **settings: Any) -> torch.optim.
     return optimizer
 
 
-def squares(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+def squares(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Return the optimizer's second moments by the parameters' names."""
     return {
         name: optimizer.state[parameter]["exp_avg_sq"]

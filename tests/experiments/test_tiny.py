@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from experiments import train_tiny
 from experiments.tiny import autoencoder, clips, resume
 from experiments.tiny.budget import Budget
 from experiments.tiny.check import check
+from experiments.tiny.ranks import Ranks
 
 ROOT = Path(__file__).parents[2]
 SCENE = clips.Scene("big", "red", "triangle", "moves right", "navy", "striped")
@@ -26,7 +29,7 @@ def draw(scene, seed=3):
 
 
 def trained_captions():
-    parts = [clips.scenes(train_tiny.BANK_SEED + at, 512) for at in range(0, 12_288, 512)]
+    parts = [clips.scenes(train_tiny.BANK_SEED + at, 512) for at in range(0, 16_384, 512)]
     return {scene.caption for part in parts for scene in part}
 
 
@@ -110,7 +113,7 @@ def test_a_saved_training_goes_on_where_it_stopped(tmp_path):
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
     progress = resume.Progress()
-    optimizer = resume.adamw(model, progress, lr=0.1)
+    optimizer = resume.adamw(dict(model.named_parameters()), progress, lr=0.1)
     model(torch.ones(4, 3)).square().sum().backward()
     optimizer.step()
     progress = resume.Progress(1, 2.5, resume.squares(model, optimizer))
@@ -120,7 +123,7 @@ def test_a_saved_training_goes_on_where_it_stopped(tmp_path):
     loaded = resume.load(tmp_path, "linear", again)
     assert (loaded.step, loaded.spent) == (1, 2.5)
     torch.testing.assert_close(again.weight, model.weight)
-    squares = resume.squares(again, resume.adamw(again, loaded, lr=0.1))
+    squares = resume.squares(again, resume.adamw(dict(again.named_parameters()), loaded, lr=0.1))
     for name, square in resume.squares(model, optimizer).items():
         torch.testing.assert_close(squares[name], square, rtol=1e-2, atol=0)
 
@@ -184,3 +187,51 @@ def test_training_makes_a_pipeline_stops_goes_on_and_starts_from_what_it_exporte
     assert (tmp_path / "first" / transformer).read_bytes() != (tmp_path / "second" / transformer).read_bytes()
     result = json.loads((tmp_path / "state2" / "evaluation.json").read_text())
     assert set(result["steps_20_guidance_5"]) == {"shape", "motion"} and len(result["captions"]) == 2
+
+
+def _together(rank, folder, results):
+    """What one of two processes does: agree on a value, average a gradient, gather, encode its share of a bank."""
+    os.environ |= {
+        "LOCAL_RANK": str(rank),
+        "RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": (folder / "port").read_text(),
+    }
+    torch.set_num_threads(1)
+    clips.NUM_FRAMES, clips.HEIGHT, clips.WIDTH = 5, 16, 24
+    clips.SIZES = {"small": 2.0, "medium": 2.5, "big": 3.0}
+    autoencoder.BANK_PART = 2
+    ranks = Ranks.join()
+    weight = nn.Parameter(torch.zeros(2, 3, 2, 2).to(memory_format=torch.channels_last))
+    weight.grad = torch.arange(24.0).view(2, 3, 2, 2) * (rank + 1)
+    ranks.average_gradients([weight])
+    bank, captions = autoencoder.build_bank(autoencoder.build(0, base_dim=8), 7, 5, ranks.device, ranks)
+    results.put((rank, ranks.agree(10.0 + rank), weight.grad.flatten().tolist(), bank.float().tolist(), captions))
+    ranks.leave()
+
+
+@pytest.mark.slow
+def test_two_processes_agree_average_their_gradients_and_build_one_bank(tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.Queue()
+    workers = [context.Process(target=_together, args=(rank, tmp_path, results)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    first, second = sorted(results.get(timeout=120) for _ in workers)
+    for worker in workers:
+        worker.join()
+    assert first[1] == second[1] == 10.0
+    assert first[2] == second[2] == (torch.arange(24.0) * 1.5).tolist()
+    monkeypatch.setattr(clips, "NUM_FRAMES", 5)
+    monkeypatch.setattr(clips, "HEIGHT", 16)
+    monkeypatch.setattr(clips, "WIDTH", 24)
+    monkeypatch.setattr(clips, "SIZES", {"small": 2.0, "medium": 2.5, "big": 3.0})
+    monkeypatch.setattr(autoencoder, "BANK_PART", 2)
+    alone, captions = autoencoder.build_bank(autoencoder.build(0, base_dim=8), 7, 5, torch.device("cpu"))
+    assert first[4] == second[4] == captions and len(captions) == 7
+    for bank in (first[3], second[3]):
+        torch.testing.assert_close(torch.tensor(bank), alone.float(), rtol=1e-2, atol=1e-2)

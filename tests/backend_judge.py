@@ -20,7 +20,7 @@ def backend_for(name: str, device: str):
 
 def judge(query, key, value, plan: AttentionPlan) -> torch.Tensor:
     """Attention with the whole mask written out, in the inputs' precision and in the original order."""
-    positions = torch.arange(SEQ_LEN)
+    positions = torch.arange(SEQ_LEN, device=query.device)
     output = torch.zeros_like(query)
     for item in range(BATCH):
         length = SEQ_LEN if plan.key_lengths is None else int(plan.key_lengths[item])
@@ -28,7 +28,7 @@ def judge(query, key, value, plan: AttentionPlan) -> torch.Tensor:
             pattern = plan.patterns[int(plan.assignment.expand(BATCH, NUM_HEADS)[item, head])]
             keep = pattern.keep(positions[:, None], positions[None, :])
             order = positions if pattern.key_order is None else pattern.key_order
-            keep[:, order[length:]] = False
+            keep[:, order[length:].to(keep.device)] = False
             scores = (query[item, head] @ key[item, head].T * HEAD_DIM**-0.5).masked_fill(~keep, -torch.inf)
             probabilities = scores.softmax(-1).masked_fill(~keep.any(1, keepdim=True), 0)
             output[item, head] = probabilities @ value[item, head]
@@ -55,11 +55,15 @@ def accepts(backend, query: torch.Tensor, plan: AttentionPlan) -> bool:
     return True
 
 
-def assert_right(output: torch.Tensor, plan: AttentionPlan, dtype: torch.dtype):
-    """The error is at most twice that of eager PyTorch in the same precision, and zeros are where nothing is kept."""
+def assert_right(output: torch.Tensor, plan: AttentionPlan, dtype: torch.dtype, device: str = "cpu"):
+    """The error is at most twice that of eager PyTorch in the same precision on the same device.
+
+    Zeros are where nothing is kept.
+    """
     query, key, value = tensors(dtype)
     exact = judge(query.double(), key.double(), value.double(), plan)
-    error, allowed = (output.double() - exact).abs(), 2 * (judge(query, key, value, plan).double() - exact).abs()
+    eager = judge(query.to(device), key.to(device), value.to(device), plan).cpu()
+    error, allowed = (output.double() - exact).abs(), 2 * (eager.double() - exact).abs()
     assert output.dtype == dtype
     assert error.max() <= allowed.max()
     assert error.square().mean() <= allowed.square().mean()

@@ -47,7 +47,7 @@ def test_a_backend_equals_the_judge_or_names_a_backend_that_can(device, case, na
     except ValueError as error:
         refusal = str(error)
     else:
-        assert_right(output, plan, dtype)
+        assert_right(output, plan, dtype, device)
         return
     named = re.search(r"use (?:[\w.]+=\w+, )*backend=(\w+)(?: or (\w+))?", refusal)
     assert named, f"the refusal names no backend: {refusal}"

@@ -3,7 +3,8 @@
     python -m analysis.documents README.md [--check]
 
 A table stands between ``<!-- rows: results/demo -->`` and ``<!-- end of rows -->``; the folder is relative to the
-document. ``--check`` changes nothing and ends with status 1 where a table is not what its rows say.
+document. In place of ``rows`` (one line per run), ``paired`` says what ``svg`` is better by than the other methods.
+``--check`` changes nothing and ends with status 1 where a table is not what its rows say.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import load
+from analysis.paired import paired
 from analysis.settings import environments, machine_text
 from analysis.summary import FORMATS, cell, full_labels, quality_columns, summary
 from svg.results import RecordError
 
-_TABLE = re.compile(r"(<!-- rows: (?P<folder>\S+) -->\n).*?(<!-- end of rows -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- (?P<kind>rows|paired): (?P<folder>\S+) -->\n).*?(<!-- end of (?P=kind) -->)", re.DOTALL)
 
 
 def markdown_table(table: pd.DataFrame, runs: pd.DataFrame) -> str:
@@ -39,31 +41,58 @@ def markdown_table(table: pd.DataFrame, runs: pd.DataFrame) -> str:
             lines.append(_line([label, f"{row['status']}: {row['error']}", *[""] * (len(headings) - 2)]))
             continue
         lines.append(_line([label, *(cell(row, name) or "–" for name in columns), str(row["videos"])]))
-    machines = environments(runs)
-    prefixes = {letter: f"{letter}: " if len(machines) > 1 else "Measured on " for letter in machines}
-    notes = [prefixes[letter] + machine_text(facts) for letter, facts in machines.items()]
+    notes = _machines(runs)
     # What follows the semicolon is the command that would mend it, of use on that machine only.
     reasons = {name: table[f"{name}_note"].iloc[0].split(";")[0] for name in quality if name not in measured}
     notes += [f"{FORMATS[name][0]} {reason}" for name, reason in reasons.items()]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
 
 
+def paired_table(measurements: pd.DataFrame, runs: pd.DataFrame, quantity: str = "psnr_db") -> str:
+    """Return by how much ``svg`` exceeds every other method, a line each, with the machines below.
+
+    Raises:
+        RecordError: If no run of another method stands beside one of ``svg``.
+    """
+    table = paired(measurements, runs, quantity)
+    if table.empty:
+        raise RecordError(f"no run of another method stands beside one of svg at the same kept fraction ({quantity})")
+    heading = f"svg minus it, {FORMATS[quantity][0]}"
+    lines = [_line(["density", "method", heading, "95 % interval", "prompts"]), _line(["---:", "---", *["---:"] * 3])]
+    for row in table.itertuples():
+        interval = "–" if pd.isna(row.low) else f"{row.low:+.2f} to {row.high:+.2f}"
+        difference = "–" if pd.isna(row.difference) else f"{row.difference:+.2f}"
+        lines.append(_line([f"{row.density:g}", row.other, difference, interval, str(row.prompts)]))
+    return "\n".join([*lines, "", *(f"- {note}" for note in _machines(runs))])
+
+
+def _machines(runs: pd.DataFrame) -> list[str]:
+    """Return a note on each machine that the runs were made on."""
+    machines = environments(runs)
+    prefixes = {letter: f"{letter}: " if len(machines) > 1 else "Measured on " for letter in machines}
+    return [prefixes[letter] + machine_text(facts) for letter, facts in machines.items()]
+
+
 def fill(text: str, root: Path) -> str:
     """Return a document with its tables made anew.
 
     Raises:
-        RecordError: If a folder that it names holds no runs.
+        RecordError: If a folder that it names holds no runs, or none to compare.
     """
 
-    def made(found: re.Match[str]) -> str:
+    def table(found: re.Match[str]) -> str:
         folder = root / found["folder"]
         runs = load.runs(folder)
         if runs.empty:
             raise RecordError(f"{folder} holds no runs, and a document takes a table from it")
-        table = summary(load.measurements(folder), runs)
-        return f"{found[1]}\n{markdown_table(table, runs)}\n\n{found[3]}"
+        measurements = load.measurements(folder)
+        if found["kind"] == "paired":
+            made = paired_table(measurements, runs)
+        else:
+            made = markdown_table(summary(measurements, runs), runs)
+        return f"{found[1]}\n{made}\n\n{found[4]}"
 
-    return _TABLE.sub(made, text)
+    return _TABLE.sub(table, text)
 
 
 def _line(cells: list[str]) -> str:

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from analysis import animation, documents
+from svg.results import RecordError
+from tests.analysis.test_paired import write as write_run
 from tests.fake_runs import write_fake_runs
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +47,21 @@ def test_a_table_has_every_run_a_failed_one_with_its_error(fake):
     assert "failed: " in filled
     widths = {line.replace("\\|", "").count("|") for line in filled.splitlines() if line.startswith("|")}
     assert len(widths) == 1
+
+
+def test_a_paired_table_says_what_svg_is_better_by(tmp_path):
+    write_run(tmp_path / "runs", "ours", "svg", {"a": [30.0], "b": [31.0], "c": [32.0]})
+    write_run(tmp_path / "runs", "other", "random_blocks", {"a": [28.0], "b": [29.5], "c": [29.5]})
+    place = "<!-- paired: runs -->\n<!-- end of paired -->\n"
+    filled = documents.fill(place, tmp_path)
+    assert "| 0.25 | random_blocks sparsity=0.25 | +2.00 | +0.76 to +3.24 | 3 |" in filled
+    assert documents.fill(filled, tmp_path) == filled
+
+
+def test_a_paired_table_without_a_pair_is_refused(fake, tmp_path):
+    write_run(tmp_path / "runs", "ours", "svg", {"a": [30.0]})
+    with pytest.raises(RecordError, match="no run of another method"):
+        documents.fill("<!-- paired: runs -->\n<!-- end of paired -->\n", tmp_path)
 
 
 def test_check_changes_nothing_and_tells_of_a_number_typed_by_hand(fake, capsys):

@@ -235,3 +235,19 @@ def test_two_processes_agree_average_their_gradients_and_build_one_bank(tmp_path
     assert first[4] == second[4] == captions and len(captions) == 7
     for bank in (first[3], second[3]):
         torch.testing.assert_close(torch.tensor(bank), alone.float(), rtol=1e-2, atol=1e-2)
+
+
+def test_the_model_card_says_what_the_evaluation_measured():
+    folder = ROOT / "assets/tiny_wan"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    measured = json.loads((folder / "evaluation.json").read_text())
+    psnr = measured["autoencoder_psnr_db"]
+    assert f"{sum(psnr) / len(psnr):.2f} dB (worst {min(psnr):.2f})" in card
+    five, three = measured["steps_20_guidance_5"], measured["steps_20_guidance_3"]
+    for what in ("shape", "motion"):
+        assert f"| {five[what]:.0%} ({three[what]:.0%}) |".replace("%", " %") in card
+    real = measured["check_on_real_clips"]
+    assert real["real_shape"] == real["real_motion"] == 1 and "it passes 100 % with" in card
+    for what in ("mismatched_shape", "mismatched_motion"):
+        assert f"{real[what]:.1%}".replace("%", " %") in card
+    assert len(measured["captions"]) == 64 and not set(measured["captions"]) & trained_captions()

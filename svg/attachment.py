@@ -86,7 +86,7 @@ class StepClock:
         """Count one forward; return whether it opens a new generation."""
         is_new = schedule is not self._schedule
         if is_new:
-            timesteps = [float(value) for value in schedule]
+            timesteps = schedule.tolist() if isinstance(schedule, torch.Tensor) else [float(one) for one in schedule]
             twice = next((one for one, other in pairwise(timesteps) if one == other), None)
             if twice is not None:
                 raise ValueError(
@@ -158,6 +158,7 @@ class Attachment:
         self.phases = phases if phases is not None else NoPhases()
         self.receipt = Receipt()
         self._clock = StepClock(adapter.branches)
+        self._timestep: tuple[torch.Tensor | None, float] = (None, 0.0)
         self._layout: TokenLayout | None = None
         self._schedule = DenseSchedule(0, 0)
         self._state: dict[tuple[int, int, str], dict[str, Any]] = {}
@@ -187,7 +188,7 @@ class Attachment:
             timestep = getattr(self.pipeline, "current_timestep", None)
             timestep = given if timestep is None else timestep
             inputs = kwargs | {"hidden_states": kwargs.get("hidden_states", *args[:1])}
-            if self._clock.advance(float(timestep.flatten()[-1]), self.pipeline.scheduler.timesteps):
+            if self._clock.advance(self._read(timestep), self.pipeline.scheduler.timesteps):
                 later = getattr(self.adapter, "timestep_dtype", None)
                 dtype = given.dtype if later is None else later(module, inputs)
                 self._start_generation(len(modules), inputs, dtype)
@@ -204,10 +205,17 @@ class Attachment:
             module.set_processor(processor)
             self._undo.append(partial(module.set_processor, stock))
 
+    def _read(self, timestep: torch.Tensor) -> float:
+        """Return a timestep's value; waits for the device once a step, whose branches are handed the same tensor."""
+        if timestep is not self._timestep[0]:
+            self._timestep = timestep, float(timestep.flatten()[-1])
+        return self._timestep[1]
+
     def _restore(self) -> None:
         while self._undo:
             self._undo.pop()()
         self._state.clear()
+        self._timestep = (None, 0.0)
 
     def _start_generation(self, num_layers: int, inputs: dict[str, Any], dtype: torch.dtype) -> None:
         self._state.clear()

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 
 from svg.pattern import TokenPattern, density_too_low
+from svg.placement import resident
 
 SKIPPED, PARTIAL, FULL = 0, 1, 2
 
@@ -113,10 +114,10 @@ class BlockMask:
 
     def keep(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """Return whether pairs are computed and not masked; positions in plan order broadcast, the result is bool."""
-        query_offsets, key_offsets = self.query_offsets.to(query.device), self.key_offsets.to(query.device)
+        query_offsets, key_offsets = (resident(x, query.device) for x in (self.query_offsets, self.key_offsets))
         query_tile = torch.bucketize(query, query_offsets, right=True) - 1
         key_tile = torch.bucketize(key, key_offsets, right=True) - 1
-        state = _at(self.tile_map.to(query.device), query_tile, key_tile)
+        state = _at(resident(self.tile_map, query.device), query_tile, key_tile)
         if self.pattern is None:
             return state == FULL
         return (state == FULL) | ((state == PARTIAL) & self.pattern.keep(query, key))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from svg.placement import send
+
 # Attention scores held at a time: what a CPU core's cache nearly holds, what keeps a GPU busy.
 MOST_SCORES_CPU, MOST_SCORES_GPU = 2**19, 2**26
 
@@ -110,13 +112,13 @@ def _padding(key_lengths: torch.Tensor | None, seq_len: int, device: torch.devic
     """Return which keys are padding, bool ``(batch, 1, 1, seq_len)``."""
     if key_lengths is None:
         return None
-    return (torch.arange(seq_len, device=device) >= key_lengths.to(device)[:, None])[:, None, None, :]
+    return (torch.arange(seq_len, device=device) >= send(key_lengths, device)[:, None])[:, None, None, :]
 
 
 def _membership(offsets: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return float32 ``(tokens, tiles)``, one where the token stands in the tile: a product with it sums over tiles."""
     tile = torch.bucketize(torch.arange(int(offsets[-1])), offsets, right=True) - 1
-    return torch.nn.functional.one_hot(tile, offsets.numel() - 1).to(device, torch.float32)
+    return send(torch.nn.functional.one_hot(tile, offsets.numel() - 1).float(), device)
 
 
 def _overlapping_chunks(offsets: torch.Tensor, tiles: int) -> list[torch.Tensor]:

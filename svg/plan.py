@@ -12,6 +12,7 @@ import torch
 from svg.block_mask import BlockMask
 from svg.operations import TorchOperations
 from svg.order import inverse
+from svg.placement import resident, send
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +36,9 @@ class HeadPattern:
         if self.mask is None:
             return torch.ones(torch.broadcast_shapes(query.shape, key.shape), dtype=torch.bool, device=query.device)
         if self._query_position is not None:
-            query = self._query_position.to(query.device)[query]
+            query = resident(self._query_position, query.device)[query]
         if self._key_position is not None:
-            key = self._key_position.to(key.device)[key]
+            key = resident(self._key_position, key.device)[key]
         return self.mask.keep(query, key)
 
     @cached_property
@@ -56,8 +57,8 @@ class AttentionPlan:
     Args:
         patterns: The palette, at least one.
         assignment: LongTensor ``(batch, num_heads)`` of indices into ``patterns``, either dimension 1 where shared.
-        key_lengths: LongTensor ``(batch,)``: keys at or past it, in plan order, are padding and get no attention;
-            None where the batch has no padding.
+        key_lengths: LongTensor ``(batch,)`` on the CPU, because densities are counted from it at every call: keys at or
+            past it, in plan order, are padding and get no attention; None where the batch has no padding.
         diagnostics: Tensors by name, for the records: ``"error"`` ``(patterns, batch, num_heads)`` and the like. They
             stay on the device until the receipt is read.
     """
@@ -66,6 +67,13 @@ class AttentionPlan:
     assignment: torch.Tensor
     key_lengths: torch.Tensor | None = None
     diagnostics: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.key_lengths is not None and self.key_lengths.device.type != "cpu":
+            raise ValueError(
+                f"key_lengths lie on {self.key_lengths.device}; they must lie on the CPU, for every call counts its "
+                f"density from them and would wait for the device"
+            )
 
     @classmethod
     def dense(cls, key_lengths: torch.Tensor | None = None) -> AttentionPlan:
@@ -99,15 +107,15 @@ class AttentionPlan:
         """Bring ``(batch, num_heads, seq_len, head_dim)`` back from the plan's query order to the original one."""
         if not self.is_reordered:
             return output
-        orders = [None if p.query_order is None else inverse(p.query_order) for p in self.patterns]
-        return _permute(output, _orders(orders, output), self.assignment)
+        orders = _orders([pattern._query_position for pattern in self.patterns], output)
+        return _permute(output, orders, self.assignment)
 
     def density(self, seq_len: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the kept and the computed share of all query-key pairs, over batch and heads; scalar tensors.
 
-        Padding keys are counted neither as kept nor as pairs. The scalars stay on the assignment's device.
+        Padding keys are counted neither as kept nor as pairs. The scalars lie on the assignment's device.
         """
-        shares = torch.tensor(self.shares(seq_len), dtype=torch.float64).to(self.assignment.device)
+        shares = send(torch.tensor(self.shares(seq_len), dtype=torch.float64), self.assignment.device)
         rows = torch.arange(len(shares), device=self.assignment.device)[:, None]
         chosen = shares[rows, self.assignment]
         return chosen[..., 0].mean(), chosen[..., 1].mean()
@@ -186,14 +194,14 @@ def _shares(pattern: HeadPattern, seq_len: int, key_length: int | None) -> tuple
 
 def _orders(orders: list[torch.Tensor | None], like: torch.Tensor) -> torch.Tensor:
     """Stack the palette's orders, ``(patterns, seq_len)``, on the device of ``like``."""
-    identity = torch.arange(like.shape[2])
-    return torch.stack([identity if order is None else order for order in orders]).to(like.device)
+    identity = torch.arange(like.shape[2], device=like.device)
+    return torch.stack([identity if order is None else resident(order, like.device) for order in orders])
 
 
 def _permute(x: torch.Tensor, orders: torch.Tensor, assignment: torch.Tensor) -> torch.Tensor:
     """Gather ``(batch, num_heads, seq_len, head_dim)`` along the sequence, each head by its pattern's order."""
     batch, num_heads, seq_len, head_dim = x.shape
-    order = orders[assignment.to(x.device)].expand(batch, num_heads, seq_len)
+    order = orders[resident(assignment, x.device)].expand(batch, num_heads, seq_len)
     batch_index = torch.arange(batch, device=x.device)[:, None, None]
     head_index = torch.arange(num_heads, device=x.device)[None, :, None]
     if x.transpose(1, 2).is_contiguous():

@@ -27,7 +27,7 @@ class Room(NamedTuple):
 
 
 # What a plan is made of: data, and the torch arithmetic on it.
-PLAN = "svg.layout svg.context svg.order svg.pattern svg.block_mask svg.operations svg.plan"
+PLAN = "svg.layout svg.context svg.placement svg.order svg.pattern svg.block_mask svg.operations svg.plan"
 # What several methods share.
 SHARED = "svg.schedule svg.method svg.palette svg.bands svg.tile_choice"
 
@@ -40,9 +40,10 @@ ROOMS = {
     "svg.context": Room("svg.layout", "torch"),
     "svg.order": Room("svg.layout", "torch"),
     "svg.pattern": Room("svg.layout", "torch"),
-    "svg.operations": Room("", "torch"),
-    "svg.block_mask": Room("svg.layout svg.order svg.pattern", "torch"),
-    "svg.plan": Room("svg.layout svg.order svg.pattern svg.block_mask svg.operations", "torch"),
+    "svg.placement": Room("", "torch"),
+    "svg.operations": Room("svg.placement", "torch"),
+    "svg.block_mask": Room("svg.layout svg.placement svg.order svg.pattern", "torch"),
+    "svg.plan": Room("svg.layout svg.placement svg.order svg.pattern svg.block_mask svg.operations", "torch"),
     # A method decides: no kernel, no backend, no model.
     "svg.method": Room(f"{PLAN} svg.schedule", "torch"),
     "svg.palette": Room(PLAN, "torch"),

@@ -11,6 +11,7 @@ import torch
 
 from svg.block_mask import FULL, PARTIAL, SKIPPED, BlockMask
 from svg.pattern import TokenPattern
+from svg.placement import send
 from svg.plan import AttentionPlan
 
 INTEGERS = tuple(field.name for field in fields(TokenPattern))
@@ -142,8 +143,8 @@ def _entry(state: torch.Tensor, pattern: TokenPattern | None, device: torch.devi
         integers = torch.tensor(values)
     else:
         integers[INTEGERS.index("unit")] = 1
-    state = state.to(device)
-    return Palette(state, _lists(state), integers.to(device))
+    state = send(state, device)
+    return Palette(state, _lists(state), send(integers, device))
 
 
 def _lists(state: torch.Tensor) -> TileLists:

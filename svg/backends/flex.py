@@ -18,6 +18,7 @@ from torch.nn.attention import flex_attention as flex
 
 from svg.backends._flex_tiles import mask_mod, palette, tile_lists
 from svg.backends._per_head import check_fits, check_tensors
+from svg.placement import resident, send
 from svg.plan import AttentionPlan
 
 # A CUDA kernel's own tiles divide the mask's; it has none below 16.
@@ -76,10 +77,10 @@ class FlexBackend:
         batch, num_heads, seq_len, _ = query.shape
         sizes = _tile_sizes(plan, "reference")
         tiles = palette(plan, seq_len, sizes, query.device)
-        assignment = plan.assignment.to(query.device)
+        assignment = resident(plan.assignment, query.device)
         lengths = None
         if plan.key_lengths is not None:
-            lengths = plan.key_lengths.to(query.device)
+            lengths = send(plan.key_lengths, query.device)
             # Padding may hold anything, and a probability of nothing times NaN is NaN.
             is_padding = torch.arange(seq_len, device=query.device) >= lengths[:, None]
             value = value.masked_fill(is_padding[:, None, :, None], 0)

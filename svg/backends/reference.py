@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from svg.backends._per_head import check_fits, check_tensors
+from svg.placement import resident, send
 from svg.plan import AttentionPlan, HeadPattern
 
 # Queries whose scores stand in memory at once, and how many scores: 128 MiB of float32.
@@ -30,8 +31,8 @@ class ReferenceBackend:
         self.check(query, plan)
         check_tensors(self.name, query, key, value)
         batch, num_heads, seq_len, _ = query.shape
-        assignment = plan.assignment.to(query.device).expand(batch, num_heads)
-        lengths = None if plan.key_lengths is None else plan.key_lengths.to(query.device)
+        assignment = resident(plan.assignment, query.device).expand(batch, num_heads)
+        lengths = None if plan.key_lengths is None else send(plan.key_lengths, query.device)
         output = torch.empty_like(query)
         for index, pattern in enumerate(plan.patterns):
             items, heads = (assignment == index).nonzero(as_tuple=True)

@@ -16,6 +16,7 @@ from svg.context import AttentionContext
 from svg.layout import TokenLayout
 from svg.method import check_choice
 from svg.palette import upstream_profiled_patterns
+from svg.placement import send
 from svg.plan import AttentionInputs, AttentionPlan, HeadPattern
 
 
@@ -54,7 +55,7 @@ class SparseVideoGen(BandMethod):
         self, inputs: AttentionInputs, context: AttentionContext, patterns: tuple[HeadPattern, ...]
     ) -> torch.Tensor:
         """Return each pattern's error on the sampled rows, ``(patterns, batch, num_heads)``."""
-        rows = self.sample_rows(context).to(inputs.device, non_blocking=True)
+        rows = send(self.sample_rows(context), inputs.device)
         keys = torch.arange(inputs.seq_len, device=inputs.device)
         keeps = [pattern.keep(rows[:, None], keys[None, :]) for pattern in patterns]
         return inputs.operations.pattern_errors(

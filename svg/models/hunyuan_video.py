@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from svg.layout import TokenLayout
 from svg.models._sizes import check_frames, check_pixels, sides_for_image
@@ -33,6 +34,8 @@ OFFICIAL = {
 class TextLengths:
     """Text tokens without padding, of the forward that runs; on the host, so that no layer waits for the device.
 
+    A mask is read once, as a generation hands the same one to every step.
+
     Args:
         longest: Text tokens that take part in attention: those of the longest prompt.
         each: LongTensor ``(batch,)`` where prompts differ in length, else None.
@@ -40,10 +43,13 @@ class TextLengths:
 
     longest: int = 0
     each: torch.Tensor | None = None
+    _known: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
 
     def read(self, mask: torch.Tensor) -> None:
         """Take the lengths from a prompt mask ``(batch, padded length)``, whose ones come first."""
-        lengths = mask.sum(1, dtype=torch.long).cpu()
+        if mask not in self._known:
+            self._known[mask] = mask.sum(1, dtype=torch.long).cpu()
+        lengths = self._known[mask]
         self.longest = int(lengths.max())
         self.each = None if bool((lengths == self.longest).all()) else lengths
 
@@ -69,7 +75,6 @@ class HunyuanVideoAdapter:
         """Return the layout of latents ``(batch, channels, frames, height, width)`` with the longest prompt's text."""
         _, _, frames, height, width = inputs["hidden_states"].shape
         config = transformer.config
-        # The clock has just waited for this forward's timestep, so this read waits for nothing more.
         self._text.read(inputs["encoder_attention_mask"])
         tokens_per_frame = (height // config.patch_size) * (width // config.patch_size)
         return TokenLayout(frames // config.patch_size_t, tokens_per_frame, self._text.longest)

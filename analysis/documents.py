@@ -32,7 +32,7 @@ def markdown_table(table: pd.DataFrame, runs: pd.DataFrame) -> str:
     """
     quality = quality_columns(table)
     measured = [name for name in quality if (table[f"{name}_n"] > 0).any()]
-    columns = ["density_executed", "speedup", "attention_speedup", *measured]
+    columns = ["density_executed", "speedup", "denoise_speedup", "attention_speedup", *measured]
     headings = ["method", *(FORMATS[name][0] for name in columns), "videos"]
     headings[2] += f" vs {', '.join(sorted(table['dense_backend'].dropna().unique()))}"
     lines = [_line(headings), _line(["---", *["---:"] * (len(headings) - 1)])]

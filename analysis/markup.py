@@ -15,7 +15,7 @@ from analysis.statistics import Values
 from analysis.summary import FORMATS, full_labels, quality_columns
 
 PHASES = ("attention", "profiling", "reordering", "rest")
-_SPEEDS = ("speedup", "attention_speedup")
+_SPEEDS = ("speedup", "denoise_speedup", "attention_speedup")
 
 
 def facts(runs: pd.DataFrame) -> str:

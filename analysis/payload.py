@@ -18,7 +18,8 @@ from analysis.summary import FORMATS, QUALITY, full_labels, summary
 # A share of 0 to 1 as a byte of 0 to 250; 255 where no choice was made.
 _FULL, _NONE = 250, 255
 _SIGNS = {"infinite": "∞"}
-_DIGITS = {"psnr_db": 2, "ssim": 4, "vmaf": 1, "lpips_alex": 4, "lpips_vgg": 4, "speedup": 2, "attention_speedup": 2}
+_SPEEDS = ("speedup", "denoise_speedup", "attention_speedup")
+_DIGITS = {"psnr_db": 2, "ssim": 4, "vmaf": 1, "lpips_alex": 4, "lpips_vgg": 4, **dict.fromkeys(_SPEEDS, 2)}
 _DENSITIES = {"tile": "density_executed", "token": "density_executed_token", "overall": "density_overall"}
 _DENSITY_NAMES = {
     "tile": "executed, by tile",
@@ -73,7 +74,7 @@ def _metrics(by_run: dict[str, pd.DataFrame], measurements: pd.DataFrame) -> lis
     """The quantities that somebody asked for, each in each protocol it has."""
     metrics = []
     for place, (protocol, rows) in enumerate(by_run.items()):
-        for quantity in (*QUALITY, *(("speedup", "attention_speedup") if place == 0 else ())):
+        for quantity in (*QUALITY, *(_SPEEDS if place == 0 else ())):
             if not (rows[f"{quantity}_total"] > 0).any():
                 continue
             better = measurements.loc[measurements["quantity"] == quantity, "higher_is_better"].dropna()

@@ -25,8 +25,10 @@ def print_summary(table: pd.DataFrame, runs: pd.DataFrame, width: int | None = N
 
 def _lines(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
     notes: dict[str, int] = {}
-    shown = ["density_executed", "speedup", *quality_columns(table)]
+    shown = ["density_executed", "speedup", "denoise_speedup", *quality_columns(table)]
     headings = ["method", *(FORMATS[name][0] for name in shown), "videos"]
+    # Beside the other one the word is enough, and a line is short.
+    headings[3] = "denoising"
     twins = table["dense_backend"].unique()
     if len(twins) == 1:
         headings[2] += f" vs {twins[0]}"
@@ -97,6 +99,8 @@ def _header(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
 
 def _legend(table: pd.DataFrame, notes: dict[str, int], width: int) -> list[str]:
     texts = ["density: share of query-key pairs computed in sparse calls, tile by tile."]
+    if table["denoise_speedup"].notna().any():
+        texts.append("speed-up: of the whole generation; denoising: of its steps alone.")
     if any(table[f"{name}_ci95"].notna().any() for name in _INTERVALS):
         texts.append("±: half of the 95 % interval of the mean over videos (prompts times seeds).")
     if any((table[f"{name}_infinite"] > 0).any() for name in QUALITY):

@@ -13,8 +13,9 @@ from svg.results import Measurement
 
 # Which number stands for a head's pattern; other patterns have no place on the line between the two.
 CHOICES = {"spatial": 0.0, "temporal": 1.0}
-# How far the times of the same work in a sparse generation and its dense twin may lie apart: a factor and seconds.
-SAME_WORK, SLACK_S = 1.25, 0.5
+# How far apart the times of the same work in a sparse generation and its dense twin may lie, as a share of the shorter
+# generation: the speed-up is then off by about as much.
+MOST_APART = 0.1
 
 
 def quality_rows(results: list[QualityResult], key: Mapping[str, Any]) -> Iterator[Measurement]:
@@ -83,16 +84,17 @@ def cost_rows(made: Generation, dense: Mapping[str, Any], key: Mapping[str, Any]
 def busy_reason(made: Generation, dense: Mapping[str, Any]) -> str | None:
     """Say why a generation's times and its dense twin's do not compare; None where they do.
 
-    Outside of self-attention both do the same work, so it must have taken the same time, give or take a quarter (and
-    half a second, for models that are done within one). Where it did not, the machine did something else meanwhile.
+    Outside of self-attention both do the same work, so it must have taken the same time, give or take a tenth of the
+    shorter generation. Where it did not, the machine did something else meanwhile.
     """
     ours = made.total_s - sum(sum(made.spans.get(name, ())) for name in PHASES)
     theirs = dense["total_s"] - sum(dense["attention_s"])
-    if theirs / SAME_WORK - SLACK_S <= ours <= theirs * SAME_WORK + SLACK_S:
+    if abs(ours - theirs) <= MOST_APART * min(made.total_s, dense["total_s"]):
         return None
     return (
-        f"the work that both share took {ours:.1f} s in this run and {theirs:.1f} s in its dense twin: the machine was "
-        f"busy with something else; run again on a quiet one with overwrite=true"
+        f"the work that both share took {ours:.2f} s in this run and {theirs:.2f} s in its dense twin, more than "
+        f"{MOST_APART:.0%} of a generation apart: the machine was busy with something else; run again on a quiet one "
+        f"with overwrite=true"
     )
 
 

@@ -167,6 +167,7 @@ def _cost(rng: random.Random, density: float | None, key: dict) -> Iterator[Meas
         yield Measurement(quantity="phase_s", value=share * sparse_s, protocol=phase, **seconds)
     faster = {"unit": "1", "higher_is_better": True} | key
     yield Measurement(quantity="speedup", value=dense_s / sparse_s, **faster)
+    yield Measurement(quantity="denoise_speedup", value=1 / (0.2 + 0.8 * overall), **faster)
     yield Measurement(quantity="attention_speedup", value=1 / (0.1 + 0.9 * overall), **faster)
     yield Measurement(quantity="peak_memory_gib", unit="GiB", value=1.7, higher_is_better=False, **key)
     yield Measurement(quantity="pflops_dense", unit="PFLOP", value=0.0042, **key)

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from analysis import load
-from experiments import runner
-from experiments.generation import noise_generator
+from experiments import rows, runner
+from experiments.generation import Generation, noise_generator
 from svg.methods.dense import Dense
+from svg.receipt import Receipt
 from svg.results import RunWriter, read_run
 from svg.video import read_lossless
 from tests.experiments.conftest import planned
@@ -166,6 +167,20 @@ def test_no_speedup_is_reported_where_the_same_work_took_another_time(sparse, mo
     assert set(speedups["status"]) == {"unavailable"} and speedups["value"].isna().all()
     assert speedups["reason"].str.contains("the machine was busy").all()
     assert value(rows, "generation_s") > 1000
+
+
+@pytest.mark.parametrize(("apart_s", "is_busy"), [(0.04, False), (0.06, True), (-0.04, False), (-0.06, True)])
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_a_speedup_stands_where_shared_work_took_the_same_time_to_a_tenth_of_a_generation(
+    monkeypatch, apart_s, is_busy, scale
+):
+    monkeypatch.setattr(rows, "MOST_APART", 0.1)
+    dense = {"total_s": 1.0 * scale, "attention_s": [0.7 * scale]}
+    # Both share 0.3 s; the shorter generation takes half a second.
+    made = Generation(None, (0.5 + apart_s) * scale, 0.0, (), 0.0, {"attention": [0.2 * scale]}, 0.0, Receipt())
+    reason = rows.busy_reason(made, dense)
+    assert (reason is not None) == is_busy
+    assert reason is None or "more than 10% of a generation apart" in reason
 
 
 def test_dense_against_itself_is_identical_and_exactly_as_fast(small):

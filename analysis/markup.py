@@ -226,7 +226,7 @@ def _footnote(name: str, note: str, notes: dict[str, int]) -> str:
 def _legend(table: pd.DataFrame) -> str:
     text = (
         "Density: share of query-key pairs computed in sparse calls, tile by tile. ± is half of the 95 % interval of "
-        "the mean over videos (prompts times seeds), from 3 videos up. ∞: identical to the dense video, in no mean."
+        "the mean over prompts, seeds averaged first, from 3 prompts up. ∞: identical to the dense video, in no mean."
     )
     if table["environment"].nunique() > 1:
         text += " Letters: other machines, versions or code; times of two letters do not compare."

@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis import load
 from analysis.settings import describe, knob_text
-from analysis.statistics import Values, half_width
+from analysis.statistics import Values, half_width, prompt_means
 from svg.results import RecordError
 
 # What of a run's settings decides the dense video.
@@ -98,11 +98,8 @@ def _facts(values: Values, run: str, quantity: str, protocol: str) -> tuple[floa
     """Return the kept fraction that a run asked for, and the mean over seeds of each prompt."""
     requested = {value.value for value in values.select([run], "density_requested", None)}
     density = requested.pop() if len(requested) == 1 else None
-    by_prompt: dict[str, list[float]] = {}
-    for value in values.select([run], quantity, protocol):
-        if value.status == "ok" and value.value is not None and value.prompt_id is not None:
-            by_prompt.setdefault(value.prompt_id, []).append(float(value.value))
-    return density, {prompt: math.fsum(numbers) / len(numbers) for prompt, numbers in by_prompt.items()}
+    means = prompt_means(values.select([run], quantity, protocol))
+    return density, {prompt: mean for prompt, mean in means.items() if prompt is not None}
 
 
 def main(arguments: list[str] | None = None) -> int:

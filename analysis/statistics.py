@@ -1,4 +1,4 @@
-"""The mean of one quantity over videos, with its 95 % interval, and why there is none where there is none."""
+"""The mean of one quantity over prompts, with its 95 % interval, and why there is none where there is none."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ class Estimate:
     """One quantity over the videos (prompt times seed) of one row of a table.
 
     Args:
-        mean: Mean of the values that are numbers; None where there is none.
-        half_width: Half of the 95 % interval of the mean, Student's t over videos; None for fewer than 3 values.
+        mean: Mean over prompts of each one's mean over its seeds, of the values that are numbers; None where there is
+            none.
+        half_width: Half of the 95 % interval of the mean, Student's t over prompts; None for fewer than 3 of them.
+            Seeds of one prompt are more alike than videos of two, and would make it look surer than it is.
         low, high: Least and greatest value.
         n: How many values are numbers.
         total: How many videos were asked about.
@@ -93,8 +95,18 @@ def estimate(values: Sequence[Value]) -> Estimate:
     common: dict[str, Any] = {"total": len(values), "infinite": infinite, "note": _note(values, infinite)}
     if not numbers:
         return Estimate(**common)
-    mean = math.fsum(numbers) / len(numbers)
-    return Estimate(mean, half_width(numbers), min(numbers), max(numbers), len(numbers), **common)
+    means = list(prompt_means(values).values())
+    mean = math.fsum(means) / len(means)
+    return Estimate(mean, half_width(means), min(numbers), max(numbers), len(numbers), **common)
+
+
+def prompt_means(values: Sequence[Value]) -> dict[str | None, float]:
+    """Return the mean over seeds of each prompt that has a value that is a number; that of whole runs under None."""
+    numbers: dict[str | None, list[float]] = {}
+    for value in values:
+        if value.status == "ok" and value.value is not None:
+            numbers.setdefault(value.prompt_id, []).append(float(value.value))
+    return {prompt: math.fsum(found) / len(found) for prompt, found in numbers.items()}
 
 
 def half_width(values: list[float]) -> float | None:

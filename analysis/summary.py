@@ -58,7 +58,7 @@ def summary(
     Returns:
         Columns ``label``, ``model``, ``method``, ``knobs`` (a dict of the settings that differ), ``backend``,
         ``dense_backend``, ``environment``, ``runs`` (ids), ``status``, ``error``, ``videos`` (prompts times seeds);
-        and for each quantity Q: ``Q`` (mean over videos), ``Q_ci95`` (half of its 95 % interval), ``Q_low``,
+        and for each quantity Q: ``Q`` (mean over prompts), ``Q_ci95`` (half of its 95 % interval), ``Q_low``,
         ``Q_high``, ``Q_n`` (values in the mean), ``Q_total``, ``Q_infinite`` (identical videos), ``Q_note`` (why
         values are missing). Quantities are densities, speed-ups, times, memory, fallbacks
         (sparse calls that ran dense) and quality. Densities are those of

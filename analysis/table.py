@@ -102,7 +102,7 @@ def _legend(table: pd.DataFrame, notes: dict[str, int], width: int) -> list[str]
     if table["denoise_speedup"].notna().any():
         texts.append("speed-up: of the whole generation; denoising: of its steps alone.")
     if any(table[f"{name}_ci95"].notna().any() for name in _INTERVALS):
-        texts.append("±: half of the 95 % interval of the mean over videos (prompts times seeds).")
+        texts.append("±: half of the 95 % interval of the mean over prompts, seeds averaged first.")
     if any((table[f"{name}_infinite"] > 0).any() for name in QUALITY):
         texts.append("∞: identical to the dense video; in no mean.")
     if table["environment"].nunique() > 1:

@@ -85,8 +85,31 @@ def test_runs_that_differ_in_their_seed_share_a_row(tmp_path):
         write(tmp_path, f"s{seed}", psnr(20.0 + seed, seed=seed), seed=seed)
     (row,) = table_of(tmp_path).to_dict("records")
     assert row["psnr_db"] == 21 and row["psnr_db_n"] == 3 and row["runs"] == ["s0", "s1", "s2"]
-    assert row["psnr_db_ci95"] == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     assert len(table_of(tmp_path, pooled=False)) == 3
+
+
+def test_the_interval_is_over_prompts_and_not_over_the_seeds_of_one(tmp_path):
+    for seed in range(4):
+        write(
+            tmp_path,
+            f"s{seed}",
+            *(psnr(20.0 + 4 * prompt + seed, f"p{prompt}", seed) for prompt in range(3)),
+            seed=seed,
+        )
+    (row,) = table_of(tmp_path).to_dict("records")
+    # The prompts' means are 21.5, 25.5 and 29.5: t(0.975, 2) = 4.302653 times 4 over the root of 3.
+    assert row["psnr_db"] == 25.5 and row["psnr_db_n"] == 12
+    assert row["psnr_db_ci95"] == pytest.approx(4.302653 * 4 / math.sqrt(3), rel=1e-6)
+
+
+def test_many_seeds_of_one_prompt_have_no_interval(tmp_path):
+    write(tmp_path, "a", *(psnr(20.0 + seed, seed=seed) for seed in range(5)))
+    assert math.isnan(table_of(tmp_path)["psnr_db_ci95"][0])
+
+
+def test_a_prompt_with_more_seeds_counts_no_more_than_another(tmp_path):
+    write(tmp_path, "a", psnr(20.0, "p0", 0), psnr(30.0, "p0", 1), psnr(31.0, "p1", 0))
+    assert table_of(tmp_path)["psnr_db"].tolist() == [28.0]
 
 
 def test_a_video_that_two_runs_made_counts_once_through_the_later_run(tmp_path):

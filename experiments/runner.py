@@ -42,6 +42,7 @@ def run(plan: Plan) -> Path:
         raise ValueError(
             f"run_id={plan.run_id}: {path} holds a complete run with other settings; choose another run_id or runs_dir"
         )
+    tracking.check(config.tracking)
     set_threads(config)
     pipeline = load_pipeline(config.model, plan.folder, plan.device)
     model = config.model

@@ -16,6 +16,24 @@ TABLE_ROWS = 200_000
 HEADS = ("head_choice", "head_error", "head_margin")
 
 
+def check(tracking: TrackingConfig) -> None:
+    """Raise ``ValueError`` if records are to be sent at once and wandb would not take them: before a run, not after."""
+    if tracking.mode != "online":
+        return
+    import wandb
+
+    try:
+        is_logged_in = wandb.login(prompt=False)
+    except wandb.errors.Error as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"tracking.mode=online: {why}") from error
+    if not is_logged_in:
+        raise ValueError(
+            "tracking.mode=online, but nobody is logged in to Weights & Biases here, or WANDB_MODE says offline; call "
+            "`wandb login`, or take tracking.mode=offline and publish later"
+        )
+
+
 def publish(tracking: TrackingConfig, path: Path) -> None:
     """Send the record in the folder ``path``; does nothing where tracking is off.
 
@@ -23,7 +41,7 @@ def publish(tracking: TrackingConfig, path: Path) -> None:
     share of temporal heads, their mean errors and margins.
 
     Raises:
-        ValueError: If wandb refuses, for instance because nobody is logged in.
+        ValueError: If wandb refuses, for instance because the network is gone.
     """
     if tracking.mode == "off":
         return
@@ -46,7 +64,10 @@ def publish(tracking: TrackingConfig, path: Path) -> None:
         )
     except wandb.errors.Error as error:
         why = " ".join(str(error).split())
-        raise ValueError(f"tracking.mode={tracking.mode}: {why}; the record in {path} is complete") from error
+        raise ValueError(
+            f"tracking.mode={tracking.mode}: {why}; the record in {path} is complete, send it with "
+            f"python -m experiments.publish runs_dir={path.parent} run_id={path.name}"
+        ) from error
     try:
         for step, values in head_history(rows).items():
             run.log(values, step=step)

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 
 from experiments import runner, tracking
 from experiments.schema import TrackingConfig
 from svg.results import read_measurements
 from tests.experiments.conftest import planned
-from tests.fake_runs import DENSE_LAYERS, DENSE_STEPS, LAYERS, STEPS, write_fake_runs
+from tests.fake_runs import DENSE_LAYERS, DENSE_STEPS, LAYERS, RUNS, STEPS, write_fake_runs
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +46,70 @@ def test_off_does_nothing(fake_run, monkeypatch):
     tracking.publish(TrackingConfig(mode="off"), fake_run)
 
 
+@pytest.fixture
+def wandb_of_nobody(monkeypatch, tmp_path):
+    """Weights & Biases as on a machine where nobody has logged in."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "NETRC", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "nobody"))
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def test_online_without_a_login_is_refused_before_the_run_and_nothing_is_written(
+    sparse, call, tmp_path, wandb_of_nobody
+):
+    status, out, err = call("method=svg", *sparse, "tracking=wandb", "tracking.mode=online")
+    assert status == 2 and out == ""
+    assert err.startswith("error: tracking.mode=online, but nobody is logged in") and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_publishing_without_a_login_is_refused(fake_run, call, wandb_of_nobody):
+    status, _, err = call(f"runs_dir={fake_run.parent}", "tracking.mode=online", command="publish")
+    assert status == 2 and "nobody is logged in" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["run_id=no-such-run"], "holds no complete run of run_id=no-such-run"),
+        (["run_id=svg-0.05"], "holds no complete run of run_id=svg-0.05"),
+        (["tracking=off"], "tracking.mode is 'off'; to publish, it must be offline or online"),
+        (["tracking.mode=now"], "tracking.mode"),
+    ],
+)
+def test_what_cannot_be_published_is_one_line(fake_run, call, settings, message):
+    status, _, err = call(f"runs_dir={fake_run.parent}", *settings, command="publish")
+    assert status == 2 and message in err and err.count("\n") == 1
+
+
+def test_every_complete_run_of_a_folder_is_published_and_a_failed_one_is_not(fake_run, call, monkeypatch):
+    sent = []
+    monkeypatch.setattr(tracking, "publish", lambda settings, path: sent.append((settings.mode, path.name)))
+    status, out, _ = call(f"runs_dir={fake_run.parent}", command="publish")
+    assert status == 0 and out.count("published (offline)") == len(RUNS)
+    assert sorted(sent) == sorted(("offline", name) for name, *_ in RUNS)
+
+
+@pytest.mark.slow
+def test_a_finished_run_can_be_published_later(fake_run, call, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    status, out, _ = call(f"runs_dir={fake_run.parent}", "run_id=svg-0.25", command="publish")
+    assert (status, out) == (0, "svg-0.25: published (offline)\n")
+    assert len(list((fake_run.parent / ".wandb" / "wandb").glob("offline-run-*"))) == 1
+
+
 @pytest.mark.slow
 def test_a_run_is_copied_to_wandb_offline_and_can_be_read_there(sparse, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     path = runner.run(planned(*sparse, "tracking=wandb"))
     [folder] = (path.parent / ".wandb" / "wandb").glob("offline-run-*")
-    wandb = Path(sys.executable).with_name("wandb")
+    program = Path(sys.executable).with_name("wandb")
     shown = subprocess.run(
-        [wandb, "leet", "inspect", "--summary", "--json", folder],
+        [program, "leet", "inspect", "--summary", "--json", folder],
         capture_output=True,
         text=True,
         timeout=60,

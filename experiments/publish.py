@@ -1,0 +1,32 @@
+"""Send finished runs to Weights & Biases: ``python -m experiments.publish [run_id=NAME] [SETTING=VALUE ...]``."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from experiments import tracking
+from experiments.entry import command
+from experiments.schema import Config
+from svg.results import read_run
+
+
+@partial(command, config_name="publish")
+def main(config: Config, names: Any) -> None:
+    if config.tracking.mode == "off":
+        raise ValueError("tracking.mode is 'off'; to publish, it must be offline or online")
+    root = Path(config.runs_dir)
+    paths = sorted(file.parent for file in root.glob(f"{config.run_id or '*'}/run.json"))
+    paths = [path for path in paths if read_run(path).status == "complete"]
+    if not paths:
+        asked = "" if config.run_id is None else f" of run_id={config.run_id}"
+        raise ValueError(f"runs_dir={root} holds no complete run{asked}")
+    tracking.check(config.tracking)
+    for path in paths:
+        tracking.publish(config.tracking, path)
+        print(f"{path.name}: published ({config.tracking.mode})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,8 @@ _PER_MOMENT = ("provenance.command", "provenance.load_average", "provenance.mode
 def describe(runs: pd.DataFrame) -> pd.DataFrame:
     """Return, by run id, what identifies each run among the others.
 
-    Columns: ``knobs``, the settings that differ (a dict, names without ``config.`` and ``method.``); ``settings``, a
+    Columns: ``knobs``, the settings in which complete runs differ (a dict, names without ``config.`` and ``method.``;
+    one that was refused holds them as they were asked for, and its error names the wrong one); ``settings``, a
     text that is equal for runs that differ in nothing but their seeds; ``environment``, a letter for machine,
     versions and code: runs of two letters are never averaged.
     """
@@ -30,10 +31,12 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
     texts = {name: table[name].map(_text) for name in (*chosen, "backend", "dense_backend")}
     # Dense and sparse runs have different backends by nature, and different knobs: compared within a method.
     own = [name for name in texts if name.startswith("config.method.") or name not in chosen]
-    differing = {name: set(table["method"]) for name in texts if name not in own and texts[name].nunique() > 1}
+    whole = table["status"] == "complete"
+    methods = table["method"]
+    differing = {name: set(methods) for name in texts if name not in own and texts[name][whole].nunique() > 1}
     for name in own:
-        counts = texts[name].groupby(table["method"]).nunique()
-        differing[name] = set(counts.index if name in _ALWAYS else counts.index[counts > 1])
+        counts = texts[name][whole].groupby(methods[whole]).nunique()
+        differing[name] = set(methods if name in _ALWAYS else counts.index[counts > 1])
     facts = pd.DataFrame(index=table.index)
     facts["knobs"] = [
         {

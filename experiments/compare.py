@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from experiments import planning, runner
+from functools import partial
+
+from experiments import planning, refusals, runner
 from experiments.entry import command
 from experiments.schema import Config
 
 
-@command
+@partial(command, refused=refusals.record)
 def main(config: Config, names: planning.Names) -> None:
-    runner.run(planning.check(config, names))
+    with refusals.recorded(config, names):
+        plan = planning.check(config, names)
+    runner.run(plan)
 
 
 if __name__ == "__main__":

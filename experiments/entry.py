@@ -6,7 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,10 @@ USER_ERRORS = (ValueError, RecordError, HydraException, OmegaConfBaseException, 
 
 
 def command(
-    task: Callable[[Any, Any], None], settings: type[Config] = Config, config_name: str = "config"
+    task: Callable[[Any, Any], None],
+    settings: type[Config] = Config,
+    config_name: str = "config",
+    refused: Callable[[DictConfig, Any, Exception], None] | None = None,
 ) -> Callable[[], None]:
     """Make a command of a function of (settings, names): errors become one line and exit status 2.
 
@@ -46,6 +49,7 @@ def command(
         task: What the command does.
         settings: Schema of its settings.
         config_name: File in ``conf/`` with its settings.
+        refused: Told of a sweep's job (settings, names, error) whose settings break a rule of their schema.
     """
     schema.register()
 
@@ -53,7 +57,7 @@ def command(
     def job(config: DictConfig) -> None:
         names = _names()
         try:
-            task(typed(config), names)
+            task(_checked(config, names, refused), names)
         except USER_ERRORS as error:
             if process.pid != os.getpid() or process.wants_traceback:
                 raise
@@ -104,16 +108,38 @@ class _Process:
 process = _Process()
 
 
+def _checked(config: DictConfig, names: Any, refused: Callable[[DictConfig, Any, Exception], None] | None) -> Config:
+    try:
+        return typed(config)
+    except USER_ERRORS as error:
+        if refused is not None and names.is_sweep:
+            refused(config, names, error)
+        raise
+
+
 def typed(config: DictConfig) -> Config:
     """Return composed settings as a checked object.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of its range, or a setting was added that there is not.
         OmegaConfBaseException: If one is missing or of the wrong type.
     """
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, Config), "config.yaml begins with the schema"
+    _check_names(settings)
     return settings
+
+
+def _check_names(settings: Any, place: str = "") -> None:
+    """Raise ``ValueError`` for a setting that is in no schema; a plus before it lets Hydra add any."""
+    known = [field.name for field in fields(settings)]
+    for name, value in vars(settings).items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {place}{near[0]}?" if near else f"known here are {', '.join(sorted(known))}"
+            raise ValueError(f"{place}{name} is no setting; {hint}")
+        if is_dataclass(value):
+            _check_names(value, f"{place}{name}.")
 
 
 def one_line(error: BaseException) -> str:

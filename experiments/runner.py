@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from experiments import rows, tracking, twins
+from experiments import refusals, rows, tracking, twins
 from experiments.building import build_dense_backend
 from experiments.generation import Generation, Generator
 from experiments.loading import load_pipeline
@@ -42,13 +42,14 @@ def run(plan: Plan) -> Path:
         raise ValueError(
             f"run_id={plan.run_id}: {path} holds a complete run with other settings; choose another run_id or runs_dir"
         )
-    tracking.check(config.tracking)
-    set_threads(config)
-    pipeline = load_pipeline(config.model, plan.folder, plan.device)
     model = config.model
-    generator = Generator(pipeline, model, plan.device)
-    generator.check(plan.prompts)
-    dense_backend = pick_dense_backend(config.dense_backend, generator, plan.prompts[0])
+    with refusals.recorded(config, plan.names, plan.run_id):
+        tracking.check(config.tracking)
+        set_threads(config)
+        pipeline = load_pipeline(model, plan.folder, plan.device)
+        generator = Generator(pipeline, model, plan.device)
+        generator.check(plan.prompts)
+        dense_backend = pick_dense_backend(config.dense_backend, generator, plan.prompts[0])
     writer = RunWriter(
         config.runs_dir,
         plan.run_id,

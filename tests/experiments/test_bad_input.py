@@ -46,6 +46,8 @@ def refused(call, tmp_path, *arguments: str, status: int = 2) -> str:
         (["method.spasity=0.3"], "method.spasity is no setting; did you mean method.sparsity"),
         (["+method.spasity=0.3"], "method.spasity is no setting of this method; did you mean method.sparsity"),
         (["model.hight=32"], "model.hight is no setting; did you mean model.height"),
+        (["+model.hight=32"], "model.hight is no setting; did you mean model.height"),
+        (["+sead=1"], "sead is no setting; did you mean seed"),
         (["method=sgv"], "method=sgv is not in conf/method; known are dense, "),
         (["method._target_=svg.methods.none.None"], "method._target_=svg.methods.none.None cannot be imported"),
         (["model.height=40"], "model.height is 40; this model takes multiples of 16, such as"),

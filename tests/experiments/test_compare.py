@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from analysis import load
+from analysis.summary import summary
 from experiments import rows, runner
 from experiments.generation import Generation, noise_generator
 from svg.methods.dense import Dense
@@ -209,6 +210,49 @@ def test_a_sweep_goes_on_after_a_failure_records_it_and_ends_with_status_two(spa
     assert dict(table["status"]) == {0.02: "failed", 0.7: "complete"}
     assert "0.02" in table["error.message"][0.02]
     assert "1 video in" in out
+
+
+REFUSED = {
+    "a value": ("method.num_sampled_rows=0,4", "method.num_sampled_rows is 0"),
+    "a folder": ("model.path=no/such/folder,MODEL", "model.path=no/such/folder is not a folder"),
+    "a range": ("model.num_inference_steps=0,3", "model.num_inference_steps is 0; it must be at least 1"),
+    "a size": ("model.height=33,32", "model.height is 33; this model takes multiples of 16"),
+    "a device": ("device=tpu,cpu", "device is 'tpu'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_job_of_a_sweep_that_is_refused_before_anything_is_loaded_is_a_failed_run(sparse, call, tmp_path, case):
+    setting, message = REFUSED[case]
+    name = setting.partition("=")[0]
+    model = next(word.removeprefix("model.path=") for word in sparse if word.startswith("model.path="))
+    settings = [word for word in sparse if not word.startswith(f"{name}=")]
+    status, out, err = call("-m", "method=svg", *settings, setting.replace("MODEL", model))
+    assert status == 2 and message in err and err.count("\n") == 1
+    assert "1 video in" in out
+    table = load.runs(tmp_path / "runs").set_index("status")
+    assert sorted(table.index) == ["complete", "failed"]
+    assert message in table["error.message"]["failed"]
+    assert setting.split(",")[0] in table["overrides"]["failed"]
+    labels = summary(load.measurements(tmp_path / "runs"), load.runs(tmp_path / "runs"))["label"]
+    assert list(labels) == ["svg sparsity=0.7"] * 2
+
+
+def test_a_refused_job_that_passes_later_leaves_no_failed_run(sparse, call, tmp_path, model_folder):
+    later = tmp_path / "later"
+    settings = [word for word in sparse if not word.startswith("model.path=")]
+    line = ("-m", "method=svg", *settings, f"model.path={later}")
+    assert call(*line)[0] == 2
+    assert load.runs(tmp_path / "runs")["status"].tolist() == ["failed"]
+    shutil.copytree(model_folder, later)
+    assert call(*line)[0] == 0
+    assert load.runs(tmp_path / "runs")["status"].tolist() == ["complete"]
+
+
+def test_a_misspelt_setting_stops_a_sweep_with_one_line(sparse, call, tmp_path):
+    status, _, err = call("-m", "method=svg", *sparse, "model.hieght=32,48")
+    assert status == 2 and "model.hieght is no setting; did you mean model.height?" in err and err.count("\n") == 1
+    assert not list((tmp_path / "runs").glob("*/run.json"))
 
 
 def test_the_demos_cases_are_a_sweep(small, call, tmp_path):

@@ -69,6 +69,10 @@ class BandMethod(SparseMethod):
         shares = [pattern.mask.tile_density for pattern in self.palette(layout) if pattern.mask is not None]
         return sum(shares) / len(shares)
 
+    def pairs_executed(self, layout: TokenLayout) -> int:
+        """Return how many pairs that share is, for who counts them out tile by tile."""
+        return round(self.density_executed(layout) * layout.seq_len**2)
+
     def patterns(self, layout: TokenLayout) -> tuple[HeadPattern, ...]:
         """Return what heads may take, as far as it is known before there are data; for forecasts."""
         return self.palette(layout)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import torch
 
-from svg.plan import AttentionPlan
+from svg.plan import AttentionPlan, HeadPattern
 
 # Greatest error allowed, as a share of the greatest value: a few times the rounding of one product of this type.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
@@ -16,7 +17,9 @@ ROWS = 32
 
 @dataclass
 class CheckedBackend:
-    """Runs a backend and compares its first output of each palette with plain attention on sampled queries.
+    """Runs a backend and compares outputs with plain attention on sampled queries, until every pattern was tried.
+
+    A pattern is known by what it is and not by its name: masks that are made anew for every call are checked anew.
 
     Raises ``RuntimeError`` at the first output that is wrong. For warm-ups; not for what is timed.
     """
@@ -24,7 +27,7 @@ class CheckedBackend:
     backend: Any
     name: str = ""
     checked: int = 0
-    _seen: set[tuple[str, ...]] = field(default_factory=set)
+    _seen: WeakSet[HeadPattern] = field(default_factory=WeakSet)
 
     def __post_init__(self) -> None:
         self.name = self.name or self.backend.name
@@ -36,9 +39,9 @@ class CheckedBackend:
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
     ) -> torch.Tensor:
         output = self.backend(query, key, value, plan)
-        palette = tuple(sorted(pattern.name for pattern in plan.patterns))
-        if palette not in self._seen:
-            self._seen.add(palette)
+        taken = {plan.patterns[index] for index in plan.assignment.unique().tolist()}
+        if not taken <= set(self._seen):
+            self._seen |= taken
             self.checked += 1
             error, allowed = attention_error(query, key, value, plan, output)
             # Written so that a NaN fails.

@@ -21,6 +21,8 @@ from svg.tile_choice import choose_tiles, tile_areas
 class OracleBlocks(BandMethod):
     """Each head keeps the best tile of each row of tiles, then the best of its whole map, by attention per pair.
 
+    Where that is too much, which the least densities on a ragged sequence can make it, the last row keeps its tile on
+    the diagonal.
     Tokens stay frame-major; neither text nor first frame nor diagonal is kept for its own sake. Costs more than full
     attention: it is a yardstick, not a method to run.
     """
@@ -41,4 +43,10 @@ class OracleBlocks(BandMethod):
         areas = tile_areas(seq_len, self.block_size)
         per_pair = mass / areas.to(mass.device)
         best = torch.zeros_like(mass, dtype=torch.bool).scatter_(2, per_pair.argmax(2, keepdim=True), True)
-        return choose_tiles(best, -per_pair, areas, self.density_executed(context.layout) * seq_len**2)
+        budget = self.pairs_executed(context.layout)
+        # The last row of tiles may be lower than the others: its best tile is then larger than its tile on the
+        # diagonal, which is what the least density leaves room for.
+        diagonal = torch.zeros_like(best[:, -1]).index_fill_(1, torch.tensor([-1], device=best.device), True)
+        is_too_much = (best * areas.to(best.device)).sum((1, 2)) > budget
+        best[:, -1] = torch.where(is_too_much[:, None], diagonal, best[:, -1])
+        return choose_tiles(best, -per_pair, areas, budget)

@@ -44,7 +44,7 @@ class RandomBlocks(BandMethod):
         """Return the tiles that each head keeps, bool ``(num_heads, query_tiles, key_tiles)``, alike on any device."""
         layout, generator = context.layout, context.generator
         first, areas = self.always_kept(layout)[None], tile_areas(layout.seq_len, self.block_size)
-        budget = self.density_executed(layout) * layout.seq_len**2
+        budget = self.pairs_executed(layout)
         least = torch.where(first[0].any(1), (areas * first[0]).sum(1), areas.amax(1)).sum()
         if int(least) > budget:
             raise density_too_low(self.density_requested, int(least) / layout.seq_len**2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -148,3 +148,23 @@ def test_padding_keys_count_in_the_check(sparse_call):
 def test_a_wrong_backend_is_found_at_its_first_call(sparse_call, nan):
     with pytest.raises(RuntimeError, match="backend wrong is wrong on this machine"):
         CheckedBackend(Wrong(nan))(*sparse_call)
+
+
+def test_a_mask_of_a_name_that_was_checked_is_checked_too(sparse_call):
+    query, key, value, plan = sparse_call
+    other = AttentionPlan(tuple(replace(pattern) for pattern in plan.patterns), plan.assignment)
+    checked = CheckedBackend(get("reference"))
+    checked(query, key, value, plan)
+    checked.backend = Wrong()
+    checked(query, key, value, plan)
+    assert checked.checked == 1
+    with pytest.raises(RuntimeError, match="is wrong on this machine"):
+        checked(query, key, value, other)
+
+
+def test_a_pattern_that_no_head_took_is_checked_when_one_does(sparse_call):
+    query, key, value, plan = sparse_call
+    checked = CheckedBackend(get("reference"))
+    for index in (0, 1, 0, 1):
+        checked(query, key, value, replace(plan, assignment=torch.full_like(plan.assignment, index)))
+    assert checked.checked == 2

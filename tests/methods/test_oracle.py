@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svg import operations
-from svg.block_mask import FULL
+from svg.block_mask import FULL, tile_offsets
 from svg.layout import TokenLayout
 from svg.methods.oracle_blocks import OracleBlocks
 from svg.methods.oracle_choice import OracleChoice
@@ -84,6 +84,18 @@ def test_the_best_tiles_are_the_first_by_attention_per_pair_with_one_in_every_ro
             chosen_beside = kept.clone()
             chosen_beside[torch.arange(kept.shape[0]), per_pair.argmax(1)] = False
             assert per_pair[chosen_beside].min() >= per_pair[~kept].max() - 1e-7
+
+
+@pytest.mark.parametrize(("seq_len", "block_size"), [(5, 3), (7, 4), (29, 4), (33, 16), (50, 7), (12, 4)])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_query_keeps_a_key_at_the_least_density_on_a_ragged_sequence(seq_len, block_size, seed):
+    layout = TokenLayout(1, seq_len)
+    sizes = tile_offsets(seq_len, block_size).diff()
+    settings = {"density": (sizes.square().sum() / seq_len**2).item() + 1e-6, "sink": "none", "block_size": block_size}
+    plan = OracleBlocks(**settings).plan(random_inputs(layout, seed=seed), context_of(layout))
+    assert kept_by_head(plan, 1, 3, seq_len).any(-1).all()
+    for pattern in plan.patterns:
+        assert pattern.mask.computed_pairs() <= sizes.square().sum()
 
 
 @pytest.mark.parametrize("density", [0.3, 0.5, 0.8])

@@ -40,7 +40,8 @@ test-full: $(READY)  ## Run the slow tests: kills, browsers, whole runs; then, a
 	@$(PYTEST) -n $(WORKERS) --dist worksteal -m "slow and not timing and not gpu"
 	@$(PYTEST) -m "timing and not gpu"
 
-test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU
+test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU; fails where there is none
+	@$(RUN) -c "import sys, torch; torch.cuda.is_available() or sys.exit('error: torch finds no NVIDIA GPU here: no test was run')"
 	@$(PYTEST) -m gpu
 
 lint: $(READY)  ## Check style and types

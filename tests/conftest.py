@@ -1,10 +1,22 @@
-"""What every test needs before the first import: one torch thread, no network, no window."""
+"""What every test needs before the first import: one torch thread, no network, no window; and who needs a GPU."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
+
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["WANDB_MODE"] = "offline"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none; `make test-gpu` then fails before it comes to this."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU, and torch finds none here")

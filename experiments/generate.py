@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from experiments import planning, runner
+from experiments import planning, runner, truncation
 from experiments.entry import command
 from experiments.generation import Generator
 from experiments.loading import load_pipeline
@@ -33,6 +33,8 @@ def main(config: Config, names: planning.Names) -> None:
     model = config.model
     generator = Generator(pipeline, model, plan.device)
     generator.check(plan.prompts)
+    for prompt in plan.prompts:
+        truncation.facts(pipeline, model, prompt)
     dense_backend = runner.pick_dense_backend(config.dense_backend, generator, plan.prompts[0])
     with Progress(plan.run_id, len(jobs) * model.num_inference_steps) as bar:
         for prompt, seed, path in jobs:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from experiments import refusals, rows, tracking, twins
+from experiments import refusals, rows, tracking, truncation, twins
 from experiments.building import build_dense_backend
 from experiments.generation import Generation, Generator
 from experiments.loading import load_pipeline
@@ -59,7 +59,7 @@ def run(plan: Plan) -> Path:
         dense_backend=dense_backend.name,
         config=plan.settings,
         provenance=provenance.collect() | {"model_path": config.model.path} | guardrail_facts(pipeline),
-        prompts=[prompt.record() for prompt in plan.prompts],
+        prompts=[prompt.record() | truncation.facts(pipeline, model, prompt) for prompt in plan.prompts],
         seeds=config.seeds,
         overrides=plan.names.overrides,
         experiment=plan.names.experiment,

@@ -10,6 +10,7 @@ import torch
 from svg.layout import TokenLayout
 from svg.models._inputs import projected
 from svg.models._sizes import check_frames, check_pixels, check_positions
+from svg.models._text import TextCount, counted, most_tokens
 from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
 
@@ -72,6 +73,11 @@ class CogVideoXAdapter:
                 check_positions(name, pixels // multiple, sample // config.patch_size)
         if config.use_learned_positional_embeddings:
             check_positions("num_frames", latent_frames, (config.sample_frames - 1) // 4 + 1)
+
+    def text_counts(self, pipeline: Any, prompt: str, max_sequence_length: int | None) -> list[TextCount]:
+        """Return what the text encoder takes of a prompt."""
+        most = most_tokens(pipeline, max_sequence_length)
+        return [counted("text_encoder", pipeline.tokenizer, prompt, most)]
 
     def processor(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> CogVideoXSelfAttention:
         return CogVideoXSelfAttention(attend, stock)

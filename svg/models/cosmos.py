@@ -12,6 +12,7 @@ import torch
 from svg.layout import TokenLayout
 from svg.models._inputs import projected
 from svg.models._sizes import check_frames, check_pixels, check_positions
+from svg.models._text import TextCount, counted, most_tokens
 from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
 
@@ -60,6 +61,11 @@ class CosmosAdapter:
             known = len(latents.latents_mean) // latents.latent_channels
             if known > 1:
                 check_positions("num_frames", latent_frames, known)
+
+    def text_counts(self, pipeline: Any, prompt: str, max_sequence_length: int | None) -> list[TextCount]:
+        """Return what the text encoder takes of a prompt."""
+        most = most_tokens(pipeline, max_sequence_length)
+        return [counted("text_encoder", pipeline.tokenizer, prompt, most)]
 
     def processor(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> CosmosSelfAttention:
         return CosmosSelfAttention(attend, stock)

@@ -6,6 +6,7 @@ differ in length the shorter ones' keys end earlier: no mask of every pair is bu
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from svg.layout import TokenLayout
 from svg.models._sizes import check_frames, check_pixels, sides_for_image
+from svg.models._text import TextCount, counted, most_tokens
 from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
 
@@ -28,6 +30,9 @@ OFFICIAL = {
     "hunyuan-video-i2v-720p": "hunyuanvideo-community/HunyuanVideo-I2V",
     "tencent/HunyuanVideo-I2V": "hunyuanvideo-community/HunyuanVideo-I2V",
 }
+
+# Tokens that the second text encoder takes, whatever the first one's are.
+CLIP_TOKENS = 77
 
 
 @dataclass
@@ -111,6 +116,15 @@ class HunyuanVideoAdapter:
             height, width: Of the image.
         """
         return sides_for_image(area, height, width, (_multiple(pipeline), _multiple(pipeline)))
+
+    def text_counts(self, pipeline: Any, prompt: str, max_sequence_length: int | None) -> list[TextCount]:
+        """Return what the two text encoders take of a prompt: the first in its template, whose beginning is cut off."""
+        template = inspect.signature(pipeline.__call__).parameters["prompt_template"].default
+        most, text = most_tokens(pipeline, max_sequence_length), template["template"].format(prompt)
+        return [
+            counted("text_encoder", pipeline.tokenizer, text, most, before=template["crop_start"]),
+            counted("text_encoder_2", pipeline.tokenizer_2, prompt, CLIP_TOKENS),
+        ]
 
     def processor(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> HunyuanVideoJointAttention:
         return HunyuanVideoJointAttention(attend, stock, self._text)

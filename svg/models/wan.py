@@ -10,6 +10,7 @@ import torch
 
 from svg.layout import TokenLayout
 from svg.models._inputs import projected
+from svg.models._text import TextCount, counted, most_tokens
 from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
 
@@ -74,6 +75,13 @@ class WanAdapter:
         # 16: diffusers' own rule, whatever the autoencoder's factor.
         tall, wide = (math.lcm(16, pipeline.vae_scale_factor_spatial * side) for side in patch)
         return tall, wide
+
+    def text_counts(self, pipeline: Any, prompt: str, max_sequence_length: int | None) -> list[TextCount]:
+        """Return what the text encoder takes of a prompt, cleaned as the pipeline cleans it."""
+        from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+        most = most_tokens(pipeline, max_sequence_length)
+        return [counted("text_encoder", pipeline.tokenizer, prompt_clean(prompt), most)]
 
     def processor(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> WanSelfAttention:
         return WanSelfAttention(attend, stock)

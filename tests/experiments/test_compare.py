@@ -12,7 +12,7 @@ import torch
 
 from analysis import load
 from analysis.summary import summary
-from experiments import rows, runner
+from experiments import rows, runner, truncation
 from experiments.generation import Generation, noise_generator
 from svg.methods.dense import Dense
 from svg.receipt import Receipt
@@ -103,6 +103,17 @@ def test_the_record_says_what_ran_and_keeps_the_pixels(finished):
     assert len(record.videos) == 2
     assert read_lossless(finished / record.videos[0].sparse).shape == (9, 32, 48, 3)
     assert (finished / record.videos[0].dense_preview).stat().st_size > 0
+
+
+def test_a_prompt_that_is_too_long_is_cut_told_of_once_and_recorded(sparse, call, tmp_path):
+    texts = f"prompts.texts=[a red circle,{'a blue square moves ' * 5}]"
+    truncation._warn.cache_clear()
+    status, _, err = call("-m", "method=svg", *sparse, "method.sparsity=0.7,0.8", texts)
+    assert status == 0
+    [line] = err.splitlines()
+    assert line.startswith("warning: prompt p01-") and line.endswith("takes 16 of 20 tokens, the others are cut off")
+    for run in load.runs(tmp_path / "runs").itertuples():
+        assert [prompt.get("truncated") for prompt in run.prompts] == [None, "text_encoder takes 16 of 20 tokens"]
 
 
 def test_a_complete_run_is_kept_and_made_again_only_on_demand(sparse, call):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -128,7 +129,7 @@ def _count(transformer: torch.nn.Module, inputs: dict[str, Any]) -> tuple[float 
 
 
 def warm_up(generator: Generator, method: Any, backend: Any, dense_backend: Any, prompt: Prompt) -> WarmUp:
-    """Run one step of every kind that will be timed, and check the sparse backend's output meanwhile.
+    """Run one step of every kind that will be timed, of every expert, and check the sparse backend's output meanwhile.
 
     Raises:
         ValueError: If the method or the backend refuses the model's sequence.
@@ -136,16 +137,34 @@ def warm_up(generator: Generator, method: Any, backend: Any, dense_backend: Any,
     """
     found = probe(generator, prompt)
     start, compiled = time.perf_counter(), compile_seconds()
-    transformer = adapter_for(generator.pipeline).transformers(generator.pipeline)[0]
-    warm = _warm.setdefault(transformer, set())
-    if (found.shape, dense_backend.name) not in warm and dense_backend.name != "sdpa":
-        generator(prompt, 0, Dense(), dense_backend, dense_backend, num_inference_steps=1, decodes=False)
-        warm.add((found.shape, dense_backend.name))
     checked = CheckedBackend(backend)
-    if not isinstance(method, Dense):
-        sparse = FromTheFirstStep(method)
-        generator(prompt, 0, sparse, checked, dense_backend, num_inference_steps=1, decodes=False)
+    for index, transformer in enumerate(adapter_for(generator.pipeline).transformers(generator.pipeline)):
+        warm = _warm.setdefault(transformer, set())
+        with only_expert(generator.pipeline, index):
+            # The probe was the first one's step with this kernel.
+            is_probed = index == 0 and dense_backend.name == "sdpa"
+            if (found.shape, dense_backend.name) not in warm and not is_probed:
+                generator(prompt, 0, Dense(), dense_backend, dense_backend, num_inference_steps=1, decodes=False)
+                warm.add((found.shape, dense_backend.name))
+            if not isinstance(method, Dense):
+                sparse = FromTheFirstStep(method)
+                generator(prompt, 0, sparse, checked, dense_backend, num_inference_steps=1, decodes=False)
     return WarmUp(found, time.perf_counter() - start, compile_seconds() - compiled, checked.checked)
+
+
+@contextmanager
+def only_expert(pipeline: Any, index: int) -> Iterator[None]:
+    """Let one of a pipeline's transformers denoise every step; the boundary between two of them is put back."""
+    if len(adapter_for(pipeline).transformers(pipeline)) < 2:
+        yield
+        return
+    boundary = pipeline.config.boundary_ratio
+    # The second one denoises below this share of the timesteps: below none of them, below all.
+    pipeline.register_to_config(boundary_ratio=(0.0, 2.0)[index])
+    try:
+        yield
+    finally:
+        pipeline.register_to_config(boundary_ratio=boundary)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What every test needs before the first import: one torch thread, no network, no window; and who needs a GPU."""
+"""What every test needs before the first import: one torch thread, no network, no bars, no window; and who needs a GPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["WANDB_MODE"] = "offline"
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from analysis import load
 from experiments.entry import CONF
+from experiments.generation import Generator
 from experiments.loading import PROJECT
 from experiments.prompting import open_image
+from experiments.warmup import probe, warm_up
+from svg.backends.reference import ReferenceBackend
 from svg.prompts import Prompt, load_prompts
 from svg.results import read_run
 from tests.experiments.conftest import composed, planned
@@ -86,6 +91,24 @@ def test_compare_runs_two_experts_with_a_guidance_and_a_share_of_the_steps_each(
     assert psnr["at-null"] != psnr["at-0.9"]
     assert (rows[rows["quantity"] == "dense_steps"]["value"] == 1).all()
     assert len(rows[rows["quantity"] == "step_s"]) == 2 * 3
+
+
+@pytest.mark.parametrize("method", ["svg", "dense"])
+def test_both_experts_are_warmed_up_and_share_the_steps_as_before_afterwards(sparse, tmp_path, method):
+    pipeline = tiny_wan_pipeline(boundary_ratio=0.5)
+    plan = planned(*sparse[: -2 if method == "dense" else None], method=method)
+    generator = Generator(pipeline, plan.config.model, torch.device("cpu"))
+    # The method and the backend of the dense steps: not the probe's.
+    arguments = generator, plan.method, plan.backend, ReferenceBackend()
+    forwards = Counter()
+    for name in ("transformer", "transformer_2"):
+        getattr(pipeline, name).register_forward_pre_hook(lambda *_, name=name: forwards.update([name]))
+    probe(generator, plan.prompts[0])
+    assert forwards == {"transformer": 2}
+    warm_up(*arguments, plan.prompts[0])
+    steps = 1 if method == "dense" else 2
+    assert forwards == {"transformer": 2 + 2 * steps, "transformer_2": 2 * steps}
+    assert pipeline.config.boundary_ratio == 0.5
 
 
 @pytest.mark.parametrize(

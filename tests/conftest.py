@@ -1,4 +1,4 @@
-"""What every test needs before the first import: one torch thread, no network, no bars, no window; and who needs a GPU."""
+"""What tests need before the first import: one torch thread, no network, no bars, no window; and who needs a GPU."""
 
 from __future__ import annotations
 

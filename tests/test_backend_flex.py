@@ -78,6 +78,43 @@ def test_flex_compiled_on_a_cpu_is_right_and_compiles_once_for_all_plans_of_a_sh
     assert_right(compute(backend, plan, torch.bfloat16, "cpu"), plan, torch.bfloat16)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_flex_on_whole_tiles_is_right_for_every_plan_that_it_takes(name):
+    plan, backend = CASES[name](), backends.get("flex", compiled=False, pads=True)
+    if not accepts(backend, tensors(torch.float32)[0], plan):
+        pytest.skip("flex takes tiles of one size only")
+    assert_right(compute(backend, plan, torch.float32, "cpu"), plan, torch.float32)
+
+
+@pytest.mark.slow
+def test_flex_on_whole_tiles_compiles_once_for_prompts_of_different_lengths():
+    torch._dynamo.reset()
+    backend, judge = backends.get("flex", pads=True), backends.get("reference")
+    programs = []
+    for num_text_tokens in (4, 9, 18):
+        layout = TokenLayout(7, 11, num_text_tokens)
+        plan = AttentionPlan(head_patterns(layout, Geometry(0.9, 16, "token")), torch.tensor([[0, 1, 1]]))
+        query, key, value = torch.randn(3, 1, 3, layout.seq_len, 16).unbind()
+        if not accepts(backend, query, plan):
+            pytest.skip("no C++ compiler on this machine")
+        assert torch.allclose(backend(query, key, value, plan), judge(query, key, value, plan), atol=1e-5)
+        programs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert programs == [programs[0]] * 3
+
+
+@pytest.mark.gpu
+def test_filling_tiles_up_costs_less_than_a_twentieth_on_a_gpu_at_hunyuan_videos_size():
+    """33 frames of 3600 tokens and 87 of text, 24 heads of 128."""
+    layout = TokenLayout(33, 3600, 87)
+    plan = AttentionPlan(head_patterns(layout, Geometry(0.2, 128)), torch.tensor([[0, 1] * 12], device="cuda"))
+    shape = (1, 24, layout.seq_len, 128)
+    query, key, value = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    plain, filled = backends.get("flex"), backends.get("flex", pads=True)
+    plain_ms, filled_ms = (best_ms(lambda one=one: one(query, key, value, plan)) for one in (plain, filled))
+    print(f"\nas it is {plain_ms:.2f} ms, filled up {filled_ms:.2f} ms on {torch.cuda.get_device_name()}")
+    assert filled_ms <= 1.05 * plain_ms
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("block_size", [32, 64, 128])

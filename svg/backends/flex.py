@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch.nn.attention import flex_attention as flex
+from torch.nn.functional import pad
 
 from svg.backends._flex_tiles import mask_mod, palette, tile_lists
 from svg.backends._per_head import check_fits, check_tensors
@@ -35,14 +36,18 @@ MOST_PROGRAMS = 64
 class FlexBackend:
     """Computes plans whose tiles are equal in size, on CUDA or the CPU; inference only.
 
-    The first call of each shape compiles: seconds on CUDA, up to half a minute on a CPU.
+    The first call of each shape compiles: seconds on CUDA, up to half a minute on a CPU. Where text stands in the
+    sequence, every length of a prompt is a shape.
 
     Args:
         compiled: False runs FlexAttention's plain path, for debugging: it computes every pair and then masks, right but
             several times slower than dense attention.
+        pads: Fill the sequence up to whole tiles, so that lengths which fill as many tiles share one program: of
+            HunyuanVideo's prompts nearly all do. Each call then copies its inputs once.
     """
 
     compiled: bool = True
+    pads: bool = False
     name: str = "flex"
 
     def check(self, query: torch.Tensor, plan: AttentionPlan) -> None:
@@ -78,7 +83,9 @@ class FlexBackend:
         sizes = _tile_sizes(plan, "reference")
         tiles = palette(plan, seq_len, sizes, query.device)
         assignment = resident(plan.assignment, query.device)
-        lengths = None
+        filled = math.ceil(seq_len / math.lcm(*sizes)) * math.lcm(*sizes) if self.pads else seq_len
+        # What fills the last tile up is padding like that of a shorter item.
+        lengths = torch.full((batch,), seq_len, device=query.device) if filled > seq_len else None
         if plan.key_lengths is not None:
             lengths = send(plan.key_lengths, query.device)
             # Padding may hold anything, and a probability of nothing times NaN is NaN.
@@ -88,9 +95,20 @@ class FlexBackend:
             *tile_lists(tiles, assignment, lengths, sizes[1]),
             BLOCK_SIZE=sizes,
             mask_mod=mask_mod(tiles, assignment.expand(batch, num_heads), lengths, sizes, seq_len),
-            seq_lengths=(seq_len, seq_len),
+            seq_lengths=(filled, filled),
             compute_q_blocks=False,
         )
+        query, key, value = (pad(x, (0, 0, 0, filled - seq_len)) for x in (query, key, value))
+        return self._attend(query, key, value, block_mask, sizes)[:, :, :seq_len]
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        block_mask: flex.BlockMask,
+        sizes: tuple[int, int],
+    ) -> torch.Tensor:
         if not self.compiled:
             with warnings.catch_warnings():
                 # It warns that it is slow; the docstring says so, and the caller chose it.

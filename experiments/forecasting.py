@@ -41,7 +41,7 @@ def forecast(config: PlanConfig, names: Any) -> dict[str, Any]:
     layout = layout_of(model, model.geometry, config.text_tokens)
     transformer = model.transformer
     schedule = method.dense_schedule(model.num_inference_steps, transformer.num_layers, _timesteps(model, transformer))
-    size = _size(model, transformer)
+    size = size_of(model, transformer)
     branches = 2 if transformer.guidance != "embedded" and model.guidance_scale > 1 else 1
     predictions = model.num_inference_steps * branches
     attention = predictions * size.attention_flops(layout.seq_len)
@@ -128,6 +128,7 @@ def layout_of(model: ModelConfig, geometry: GeometryConfig, text_tokens: int | N
     most = model.max_sequence_length
     if most is None:
         raise ValueError("model.max_sequence_length is null; experiments.plan needs it where text is in self-attention")
+    most = max(0, most - geometry.cut_text_tokens)
     if text_tokens is not None and text_tokens > most:
         raise ValueError(f"text_tokens is {text_tokens}; model.max_sequence_length allows {most} at most")
     place: Literal["first", "last"] = "first" if geometry.text == "first" else "last"
@@ -135,16 +136,26 @@ def layout_of(model: ModelConfig, geometry: GeometryConfig, text_tokens: int | N
     return TokenLayout(frames, tokens, text, place)
 
 
+def grid_of(model: ModelConfig, transformer: TransformerConfig) -> list[float]:
+    """Return the scheduler's timesteps, step by step."""
+    shift = transformer.flow_shift if model.flow_shift is None else model.flow_shift
+    return timesteps(transformer.timesteps, model.num_inference_steps, shift)
+
+
 def _timesteps(model: ModelConfig, transformer: TransformerConfig) -> list[float]:
     """Return what the transformer is given, step by step, in the type in which its pipeline hands it on."""
-    shift = transformer.flow_shift if model.flow_shift is None else model.flow_shift
-    grid = timesteps(transformer.timesteps, model.num_inference_steps, shift)
+    grid = grid_of(model, transformer)
     if not transformer.rounds_timesteps:
         return grid
     return [float(value) for value in torch.tensor(grid).to(getattr(torch, model.dtype))]
 
 
-def _size(model: ModelConfig, transformer: TransformerConfig) -> TransformerSize:
+def size_of(model: ModelConfig, transformer: TransformerConfig) -> TransformerSize:
+    """Return what the operations of one forward are counted from.
+
+    Raises:
+        ValueError: If the model's settings do not say how many tokens its cross-attention looks at.
+    """
     cross_tokens = 0
     if transformer.cross_dim is not None:
         if model.max_sequence_length is None:

@@ -100,8 +100,8 @@ def check(config: Config, names: Names) -> Plan:
         "seed": config.seed,
         "seeds": config.seeds,
         "model": model,
-        "method": {"name": names.method, **_fields(method), "_target_": config.method["_target_"]},
-        "backend": {"name": backend.name, **_fields(backend)},
+        "method": {"name": names.method, **fields_of(method), "_target_": config.method["_target_"]},
+        "backend": {"name": backend.name, **fields_of(backend)},
         "dense_backend": config.dense_backend,
         "prompts": [prompt.identity for prompt in prompts],
         "quality": {"metrics": config.quality.metrics, "protocols": config.quality.protocols},
@@ -136,6 +136,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _fields(thing: Any) -> dict[str, Any]:
-    """The settings of a method or backend, as plain values."""
+def fields_of(thing: Any) -> dict[str, Any]:
+    """Return the settings of a method or backend, as plain values."""
     return {name: value for name, value in vars(thing).items() if not name.startswith("_")}

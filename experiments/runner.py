@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from experiments import refusals, rows, tracking, truncation, twins
-from experiments.building import build_dense_backend
+from experiments.building import build_dense_backend, fastest_dense_backend
 from experiments.generation import Generation, Generator
 from experiments.loading import load_pipeline
 from experiments.parts import guardrail_facts
@@ -17,7 +17,7 @@ from experiments.planning import Plan
 from experiments.progress import Progress
 from experiments.schema import Config
 from experiments.warmup import WarmUp, WarmUps, probe
-from svg import backends, provenance
+from svg import provenance
 from svg.methods.dense import Dense
 from svg.prompts import Prompt
 from svg.quality import evaluate
@@ -90,20 +90,11 @@ def set_threads(config: Config) -> None:
 
 
 def pick_dense_backend(name: str, generator: Generator, prompt: Prompt) -> Any:
-    """Return the dense backend of a name; ``auto`` times those that this machine has, once in a process."""
+    """Return the dense backend of a name; ``auto`` times those that this machine has, on the model's own shape."""
     if name != "auto":
         return build_dense_backend(name)
-    shape = probe(generator, prompt).shape
-    dtype = getattr(torch, generator.model.dtype)
-    if (shape, dtype, generator.device) not in _fastest:
-        _fastest[shape, dtype, generator.device] = backends.time_dense(shape, dtype, generator.device)
-    timings = _fastest[shape, dtype, generator.device]
-    if timings[0].latency_ms is None:
-        raise ValueError(f"dense_backend=auto: none runs on {generator.device}: {timings[0].reason}")
-    return timings[0].backend
-
-
-_fastest: dict[Any, Any] = {}
+    shape, dtype = probe(generator, prompt).shape, getattr(torch, generator.model.dtype)
+    return fastest_dense_backend(shape, dtype, generator.device)
 
 
 def _measure(

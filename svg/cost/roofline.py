@@ -56,6 +56,27 @@ GPUS = {
 }
 
 
+# What drivers call the GPUs whose peak is known: all of these words.
+_DRIVER_WORDS = {
+    "a100": ("A100",),
+    "h100": ("H100", "HBM3"),
+    "h200": ("H200",),
+    "h20": ("H20",),
+    "b200": ("B200",),
+    "l40s": ("L40S",),
+    "rtx4090": ("RTX", "4090"),
+}
+
+
+def gpu_of_driver(name: str) -> Gpu | None:
+    """Return the GPU that a driver calls ``name``, such as ``NVIDIA H100 80GB HBM3``; None where its peak is not known.
+
+    An H100 without HBM3 has another peak, and is not known.
+    """
+    words = name.replace("-", " ").split()
+    return next((GPUS[key] for key, needed in _DRIVER_WORDS.items() if set(needed) <= set(words)), None)
+
+
 def gpu_by_name(name: str) -> Gpu:
     """Return a GPU of ``GPUS``.
 

@@ -16,13 +16,22 @@ def known_pipelines() -> list[str]:
 def adapter_for(pipeline: Any) -> Any:
     """Return the adapter of a diffusers pipeline.
 
-    Every module here names the pipeline classes it knows in ``PIPELINES`` and has one class ending in ``Adapter``.
-
     Raises:
         ValueError: If no model family knows the pipeline's class.
     """
+    return adapter_named(type(pipeline).__name__)
+
+
+def adapter_named(name: str) -> Any:
+    """Return the adapter for pipelines of the diffusers class ``name``.
+
+    Every module here names the pipeline classes it knows in ``PIPELINES`` and has one class ending in ``Adapter``.
+
+    Raises:
+        ValueError: If no model family knows the class.
+    """
     for module in _modules():
-        if type(pipeline).__name__ in module.PIPELINES:
+        if name in module.PIPELINES:
             # An adapter may derive from one that its module imports.
             [adapter] = [
                 value
@@ -30,9 +39,7 @@ def adapter_for(pipeline: Any) -> Any:
                 if name.endswith("Adapter") and value.__module__ == module.__name__
             ]
             return adapter()
-    raise ValueError(
-        f"no model adapter knows {type(pipeline).__name__}; known pipelines: {', '.join(known_pipelines())}"
-    )
+    raise ValueError(f"no model adapter knows {name}; known pipelines: {', '.join(known_pipelines())}")
 
 
 def diffusers_ids(path: str | Path) -> list[str]:

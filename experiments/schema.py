@@ -12,6 +12,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 TRACKING_MODES = ("off", "offline", "online")
 TEXT_PLACES = ("none", "first", "last")
 GUIDANCES = ("two_forwards", "batched", "embedded")
+STEPS = ("dense", "sparse", "fixed")
 GRIDS = ("unipc_flow", "flow_match", "trailing", "edm")
 
 
@@ -31,12 +32,15 @@ class GeometryConfig:
     text: str = "none"
     # Of an image, in self-attention beside the text's.
     image_tokens: int = 0
+    # Of a prompt's, the end of its template, which the pipeline cuts off before the transformer.
+    cut_text_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name in ("pixels_per_token", "size_multiple", "frames_per_latent", "latents_per_token"):
             _at_least(f"model.geometry.{name}", getattr(self, name), 1)
         _one_of("model.geometry.text", self.text, TEXT_PLACES)
         _at_least("model.geometry.image_tokens", self.image_tokens, 0)
+        _at_least("model.geometry.cut_text_tokens", self.cut_text_tokens, 0)
 
 
 @dataclass
@@ -61,6 +65,8 @@ class TransformerConfig:
     rounds_timesteps: bool = False
     # The checkpoint's own, where model.flow_shift is null.
     flow_shift: float = 1.0
+    # Further settings of its class in diffusers, where they are not the class's own defaults.
+    diffusers: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "num_heads", "head_dim", "ffn_dim"):
@@ -204,6 +210,29 @@ class PlanConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         _one_of("format", self.format, ("table", "json"))
+        if self.text_tokens is not None:
+            _at_least("text_tokens", self.text_tokens, 0)
+
+
+@dataclass
+class StepConfig(Config):
+    """All settings of experiments.step_latency."""
+
+    weights: str = "random"
+    steps: list[str] = field(default_factory=lambda: list(STEPS))
+    seconds: float = 10.0
+    temporal_share: float = 2 / 3
+    text_tokens: int | None = None
+    gpu: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("weights", self.weights, ("random",))
+        if self.steps not in [list(STEPS[:count]) for count in (1, 2, 3)]:
+            raise ValueError(f"steps is {self.steps}; it must be [dense], [dense,sparse] or [dense,sparse,fixed]")
+        _at_least("seconds", self.seconds, 0)
+        if not 0 <= self.temporal_share <= 1:
+            raise ValueError(f"temporal_share is {self.temporal_share}; it must be in [0, 1]")
         if self.text_tokens is not None:
             _at_least("text_tokens", self.text_tokens, 0)
 

@@ -19,6 +19,8 @@ from svg.results import RunWriter, config_hash, read_run
 
 # What decides what a run measures, as it was asked for: nothing of it has been looked up yet.
 SETTINGS = ("seed", "seeds", "model", "method", "backend", "dense_backend", "prompts", "quality", "device", "threads")
+# The same of experiments.step_latency alone.
+STEP_SETTINGS = ("weights", "steps", "text_tokens", "temporal_share")
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def _write(asked: Mapping[str, Any], names: Names, run_id: str | None, error: Ex
             method=names.method,
             backend=str(asked["backend"].get("name")),
             dense_backend=asked["dense_backend"],
-            config={name: asked[name] for name in SETTINGS},
+            config=_measured(asked),
             provenance=provenance.collect(),
             prompts=[],
             seeds=asked["seeds"],
@@ -74,5 +76,9 @@ def _write(asked: Mapping[str, Any], names: Names, run_id: str | None, error: Ex
         raise error
 
 
+def _measured(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: asked[name] for name in (*SETTINGS, *STEP_SETTINGS) if name in asked}
+
+
 def _refused_id(asked: Mapping[str, Any], names: Names) -> str:
-    return f"{names.model}-{names.method}-refused-{config_hash({name: asked[name] for name in SETTINGS})[:8]}"
+    return f"{names.model}-{names.method}-refused-{config_hash(_measured(asked))[:8]}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments import compare, generate, plan, planning, publish, rows, schema
+from experiments import compare, generate, plan, planning, publish, rows, schema, step_latency
 from experiments.entry import CONF, typed
 from tests.tiny_pipelines import tiny_wan_pipeline
 
@@ -73,7 +73,14 @@ def call(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
         monkeypatch.setattr("sys.argv", [command, *arguments])
         status = 0
         try:
-            {"compare": compare, "generate": generate, "plan": plan, "publish": publish}[command].main()
+            commands = {
+                "compare": compare,
+                "generate": generate,
+                "plan": plan,
+                "publish": publish,
+                "step_latency": step_latency,
+            }
+            commands[command].main()
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
         captured = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""A whole comparison on a GPU: events for clocks, the compiled backend, the fastest dense kernel."""
+"""A whole comparison and a single step on a GPU: events for clocks, the compiled backend, the fastest dense kernel."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from analysis import load
-from experiments import runner
-from tests.experiments.conftest import planned
+from experiments import runner, step_planning, step_runner
+from experiments.planning import Names
+from experiments.schema import StepConfig
+from tests.experiments.conftest import composed, planned
 from tests.tiny_pipelines import tiny_wan_pipeline
 
 pytestmark = pytest.mark.gpu
@@ -45,3 +47,18 @@ def test_a_comparison_on_a_gpu_records_times_that_add_up(small, backend, wide_mo
     assert value["attention_speedup"] > 0
     if backend == "flex":
         assert value["compile_s"] > 0
+
+
+def test_a_step_on_a_gpu_is_timed_with_its_clocks_and_its_share_of_the_peak(tmp_path):
+    settings = ["model=wan_t2v_1_3b", "model.transformer.num_layers=3", "seconds=1", f"runs_dir={tmp_path}"]
+    config = composed(*settings, config_name="step_latency", settings=StepConfig)
+    path = step_runner.run(step_planning.check(config, Names("wan_t2v_1_3b", "svg")))
+    rows = load.measurements(path.parent)
+    value = rows.groupby("quantity")["value"].sum()
+    assert value["phase_s"] == pytest.approx(value["step_s"], rel=0.1)
+    assert value["dense_phase_s"] == pytest.approx(value["dense_step_s"], rel=0.1)
+    assert value["check_error"] <= value["check_allowed"]
+    assert value["sm_clock_mhz"] > 0
+    assert 0 < value["dense_roofline_share"] < 1
+    # The weights, and no map of every pair of tokens, which would take a GiB.
+    assert value["weights_gib"] < value["peak_memory_gib"] < value["weights_gib"] + 3

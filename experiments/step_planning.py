@@ -1,0 +1,101 @@
+"""What a command line asks to time, checked before anything is built: one denoising step, its settings, their hash."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from experiments.building import build_backend, build_dense_backend, build_method
+from experiments.forced_choice import KINDS
+from experiments.forecasting import layout_of
+from experiments.planning import Names, fields_of, pick_device
+from experiments.random_steps import family_of
+from experiments.schema import StepConfig
+from svg.cost.roofline import gpu_by_name
+from svg.layout import TokenLayout
+from svg.methods.dense import Dense
+from svg.results import config_hash
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """A measurement whose settings have been checked; nothing is built yet.
+
+    Args:
+        layout: Tokens of a self-attention call.
+        shape: ``(batch, num_heads, seq_len, head_dim)`` of one.
+        is_forced: Whether heads are dealt out: the method has spatial and temporal ones.
+        settings: Everything that decides what is measured: what the run's hash is made of.
+    """
+
+    config: StepConfig
+    names: Names
+    method: Any
+    backend: Any
+    device: torch.device
+    layout: TokenLayout
+    shape: tuple[int, int, int, int]
+    is_forced: bool
+    settings: dict[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name: the given one, or what is timed and a hash."""
+        if self.config.run_id is not None:
+            return self.config.run_id
+        density = getattr(self.method, "density_requested", None)
+        kept = "" if density is None else f"-{density:g}"
+        return f"step-{self.names.model}-{self.names.method}{kept}-{self.backend.name}-{self.hash[:8]}"
+
+    @property
+    def hash(self) -> str:
+        return config_hash(self.settings)
+
+
+def check(config: StepConfig, names: Names) -> StepPlan:
+    """Return the checked plan of a measurement.
+
+    Raises:
+        ValueError: If a setting is wrong; one line that names it, its value and the rule.
+    """
+    device = pick_device(config.device)
+    method = build_method(config.method, config.model.method_defaults, config.model.upstream)
+    if isinstance(method, Dense):
+        raise ValueError(f"method={names.method} has no sparse step; the dense one is timed beside any sparse method's")
+    backend = build_backend(config.backend, device.type)
+    if config.dense_backend != "auto":
+        build_dense_backend(config.dense_backend)
+    if config.gpu != "auto":
+        gpu_by_name(config.gpu)
+    model = config.model
+    if model.geometry is None or model.transformer is None:
+        lacking = "geometry" if model.geometry is None else "transformer"
+        raise ValueError(
+            f"model.{lacking} is null; experiments.step_latency needs the sizes that conf/model/*.yaml give"
+        )
+    family_of(model.pipeline)
+    layout = layout_of(model, model.geometry, config.text_tokens)
+    sizes = model.transformer
+    batch = 2 if sizes.guidance == "batched" and model.guidance_scale > 1 else 1
+    shape = (batch, sizes.num_heads, layout.seq_len, sizes.head_dim)
+    # A method with masks of its own for every head says only how much they keep.
+    has_palette = hasattr(method, "patterns") and getattr(method, "shares_masks", True)
+    patterns = method.patterns(layout) if has_palette else ()
+    is_forced = tuple(pattern.name for pattern in patterns) == KINDS
+    without = ("method_defaults", "upstream", "path", "revision")
+    settings = {
+        "weights": config.weights,
+        "seed": config.seed,
+        "model": {name: value for name, value in asdict(model).items() if name not in without} | {"name": names.model},
+        "call": dict(zip(("batch", "num_heads", "seq_len", "head_dim"), shape, strict=True)),
+        "method": {"name": names.method, **fields_of(method), "_target_": config.method["_target_"]},
+        "temporal_share": config.temporal_share if is_forced else None,
+        "backend": {"name": backend.name, **fields_of(backend)},
+        "dense_backend": config.dense_backend,
+        "steps": config.steps,
+        "device": config.device,
+        "threads": config.threads,
+    }
+    return StepPlan(config, names, method, backend, device, layout, shape, is_forced, settings)

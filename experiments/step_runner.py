@@ -1,0 +1,175 @@
+"""Times one denoising step, dense, sparse and with fixed plans, in turns and in one process, and records it."""
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments import step_rows
+from experiments.building import build_dense_backend, fastest_dense_backend
+from experiments.forced_choice import FixedPlans, ForcedChoice, deal
+from experiments.forecasting import size_of
+from experiments.one_step import Step, Timing, build_step
+from experiments.step_planning import StepPlan
+from experiments.warmup import compile_seconds
+from svg import provenance
+from svg.cost.clock import Clock
+from svg.cost.gpu_clocks import GpuClocks
+from svg.cost.memory import GIB
+from svg.cost.verify import CheckedBackend
+from svg.methods.dense import Dense
+from svg.results import RunWriter, read_run
+
+# More repetitions than this say nothing new.
+MOST_ROUNDS = 20
+
+
+def run(plan: StepPlan) -> Path:
+    """Measure, write the record and return its folder; a complete record of the same settings is kept.
+
+    Raises:
+        ValueError: If the model does not fit the device, or a backend fails on it; the record then says so, too.
+        RecordError: If the folder belongs to another run or is being written.
+    """
+    config = plan.config
+    path = Path(config.runs_dir) / plan.run_id
+    if (path / "run.json").is_file() and not config.overwrite:
+        present = read_run(path)
+        if present.status == "complete" and present.config_hash == plan.hash:
+            print(f"{plan.run_id}: already complete, made {present.created}; overwrite=true makes it again", flush=True)
+            return path
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    dense_backend = _dense_backend(plan)
+    writer = RunWriter(
+        config.runs_dir,
+        plan.run_id,
+        model=plan.names.model,
+        method=plan.names.method,
+        backend=plan.backend.name,
+        dense_backend=dense_backend.name,
+        config=plan.settings,
+        provenance=provenance.collect(),
+        prompts=[],
+        seeds=[config.seed],
+        overrides=plan.names.overrides,
+        experiment=plan.names.experiment,
+        overwrite=config.overwrite,
+    )
+    with writer:
+        try:
+            found = _measure(plan, dense_backend)
+        except Exception as error:
+            # A kernel may end in anything; the other models of a sweep are timed all the same.
+            raise ValueError(_failure(plan, error)) from error
+        writer.extend(step_rows.rows(found, {"seed": config.seed}))
+    print(f"{plan.run_id}: {step_rows.sentence(found)} in {path}", flush=True)
+    return path
+
+
+def _dense_backend(plan: StepPlan) -> Any:
+    """Return the dense backend that is named, or the fastest of this machine for the shape of the model's calls."""
+    if plan.config.dense_backend != "auto":
+        return build_dense_backend(plan.config.dense_backend)
+    try:
+        return fastest_dense_backend(plan.shape, getattr(torch, plan.config.model.dtype), plan.device)
+    except RuntimeError as error:
+        raise ValueError(_failure(plan, error)) from error
+
+
+def _failure(plan: StepPlan, error: Exception) -> str:
+    said = " ".join(str(error).split())[:500]
+    if isinstance(error, torch.OutOfMemoryError):
+        said = (
+            f"{plan.device} has too little memory; make model.height, model.width or model.num_frames smaller: {said}"
+        )
+    elif not isinstance(error, ValueError):
+        said = f"{type(error).__name__}: {said}"
+    return f"a step of model={plan.names.model} with backend={plan.backend.name} failed: {said}"
+
+
+def _measure(plan: StepPlan, dense_backend: Any) -> step_rows.Measured:
+    """Check and warm up on one block of each kind, then time the whole model."""
+    model = plan.config.model
+    assert model.transformer is not None
+    # What an earlier model of a sweep has left.
+    gc.collect()
+    if plan.device.type == "cuda":
+        torch.cuda.empty_cache()
+    start, compiled = time.perf_counter(), compile_seconds()
+    checks = _warm_up(plan, dense_backend)
+    warmup_s, compile_s = time.perf_counter() - start, compile_seconds() - compiled
+    start = time.perf_counter()
+    step = build_step(model, plan.layout, plan.device, plan.config.seed)
+    Clock(plan.device).wait()
+    build_s = time.perf_counter() - start
+    weights = sum(parameter.nbytes for parameter in step.denoiser.transformer.parameters()) / GIB
+    with GpuClocks(plan.device) as clocks:
+        timings = _time(plan, step, dense_backend)
+    return step_rows.Measured(
+        timings=timings,
+        size=size_of(model, model.transformer),
+        predictions=plan.shape[0] * len(step.forwards),
+        seq_len=plan.layout.seq_len,
+        density_requested=getattr(plan.method, "density_requested", None),
+        warmup_s=warmup_s,
+        compile_s=compile_s,
+        build_s=build_s,
+        weights_gib=weights,
+        checks=checks,
+        clocks=clocks.samples,
+        gpu=step_rows.peak_of(plan.config.gpu, plan.device),
+    )
+
+
+def _warm_up(plan: StepPlan, dense_backend: Any) -> dict[str, CheckedBackend]:
+    """Run every kind of step at its real size on one block of each kind, and check both backends' outputs meanwhile.
+
+    Raises:
+        ValueError: If a backend refuses, or the method plans no sparse call.
+        RuntimeError: If an output is wrong.
+    """
+    config = plan.config
+    checks = {"dense": CheckedBackend(dense_backend), "sparse": CheckedBackend(plan.backend)}
+    step = build_step(config.model, plan.layout, plan.device, config.seed, is_short=True)
+    for method in _methods(plan, keeps_dense_layers=False).values():
+        step(method, checks["sparse"], checks["dense"])
+    if "sparse" in config.steps and not checks["sparse"].checked:
+        raise ValueError(f"method={plan.names.method} plans dense attention only at method.density 1; take a lower one")
+    return checks
+
+
+def _time(plan: StepPlan, step: Step, dense_backend: Any) -> dict[str, list[Timing]]:
+    """Time the kinds of step in turns, at least once, until ``seconds`` would be exceeded."""
+    methods = _methods(plan)
+    timings: dict[str, list[Timing]] = {name: [] for name in methods}
+    order = list(methods)
+    began = time.perf_counter()
+    for _ in range(MOST_ROUNDS):
+        start = time.perf_counter()
+        for name in order:
+            timings[name].append(step(methods[name], plan.backend, dense_backend))
+        # Back and forth, so that a GPU that grows warm slows none of them more than the others.
+        order.reverse()
+        now = time.perf_counter()
+        if now - began + (now - start) > plan.config.seconds:
+            break
+    return timings
+
+
+def _methods(plan: StepPlan, keeps_dense_layers: bool = True) -> dict[str, Any]:
+    """Return the method of each kind of step; a fixed one repeats the plans of the sparse one that runs before it."""
+    model = plan.config.model
+    assert model.transformer is not None
+    choices = None
+    if plan.is_forced:
+        batch, num_heads, _, _ = plan.shape
+        num_layers, config = model.transformer.num_layers, plan.config
+        choices = deal(num_layers, batch, num_heads, config.temporal_share, config.seed).to(plan.device)
+    sparse = ForcedChoice(plan.method, choices, keeps_dense_layers)
+    every = {"dense": Dense(), "sparse": sparse, "fixed": FixedPlans(sparse)}
+    return {name: every[name] for name in plan.config.steps}

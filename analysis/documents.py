@@ -3,8 +3,9 @@
     python -m analysis.documents README.md [--check]
 
 A table stands between ``<!-- rows: results/demo -->`` and ``<!-- end of rows -->``; the folder is relative to the
-document. In place of ``rows`` (one line per run), ``paired`` says what ``svg`` is better by than the other methods.
-``--check`` changes nothing and ends with status 1 where a table is not what its rows say.
+document. In place of ``rows`` (one line per run), ``paired`` says what ``svg`` is better by than the other methods, and
+``steps`` what single denoising steps took. ``--check`` changes nothing and ends with status 1 where a table is not what
+its rows say.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ import pandas as pd
 from analysis import load
 from analysis.paired import paired
 from analysis.settings import environments, machine_text
+from analysis.steps import step_lines, step_runs
 from analysis.summary import FORMATS, cell, full_labels, quality_columns, summary
 from svg.results import RecordError
 
-_TABLE = re.compile(r"(<!-- (?P<kind>rows|paired): (?P<folder>\S+) -->\n).*?(<!-- end of (?P=kind) -->)", re.DOTALL)
+_TABLE = re.compile(
+    r"(<!-- (?P<kind>rows|paired|steps): (?P<folder>\S+) -->\n).*?(<!-- end of (?P=kind) -->)", re.DOTALL
+)
 
 
 def markdown_table(table: pd.DataFrame, runs: pd.DataFrame) -> str:
@@ -73,6 +77,20 @@ def _machines(runs: pd.DataFrame) -> list[str]:
     return [prefixes[letter] + machine_text(facts) for letter, facts in machines.items()]
 
 
+def step_markdown(measurements: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Return the table of single denoising steps as Markdown, with the machines it was measured on below.
+
+    Raises:
+        RecordError: If no run timed a single step.
+    """
+    if step_runs(runs).empty:
+        raise RecordError("no run here is one of experiments.step_latency, and a document takes a table of them")
+    [headings, *cells], clocks = step_lines(measurements, runs)
+    rule = ["---", "---", "---", *["---:"] * (len(headings) - 3)]
+    notes = [*_machines(step_runs(runs)), *clocks]
+    return "\n".join([*map(_line, [headings, rule, *cells]), "", *(f"- {note}" for note in notes)])
+
+
 def fill(text: str, root: Path) -> str:
     """Return a document with its tables made anew.
 
@@ -88,6 +106,8 @@ def fill(text: str, root: Path) -> str:
         measurements = load.measurements(folder)
         if found["kind"] == "paired":
             made = paired_table(measurements, runs)
+        elif found["kind"] == "steps":
+            made = step_markdown(measurements, runs)
         else:
             made = markdown_table(summary(measurements, runs), runs)
         return f"{found[1]}\n{made}\n\n{found[4]}"

@@ -1,0 +1,89 @@
+"""The table of single denoising steps: a row a run of ``experiments.step_latency``, sparse beside dense."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+# Column: (heading, quantity, how a value is written).
+COLUMNS = {
+    "density": ("density", "density_executed", "{:.3f}"),
+    "dense_s": ("dense s", "dense_step_s", "{:.2f}"),
+    "sparse_s": ("sparse s", "step_s", "{:.2f}"),
+    "speedup": ("speed-up", "speedup", "{:.2f}×"),
+    "attention_speedup": ("attention speed-up", "attention_speedup", "{:.2f}×"),
+    "deciding_s": ("deciding s", "deciding_s", "{:.2f}"),
+    "peak_gib": ("memory GiB", "peak_memory_gib", "{:.1f}"),
+    "dense_share": ("of peak, dense", "dense_roofline_share", "{:.0%}"),
+    "share": ("of peak, sparse", "roofline_share", "{:.0%}"),
+}
+HEADINGS = (
+    "model",
+    "self-attention call",
+    "sparse vs dense backend",
+    *(words for words, _, _ in COLUMNS.values()),
+    "n",
+)
+
+
+def step_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that timed a single step; from `analysis.load.runs`."""
+    weights = runs.get("config.weights")
+    return runs[weights.notna()] if weights is not None else runs.iloc[:0]
+
+
+def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each run that timed a single step, by model and backend; failed ones too.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`; those of other commands are left out.
+
+    Returns:
+        Columns ``run_id``, ``model``, ``call`` (``batch x heads x tokens x channels``), ``backend``, ``dense_backend``,
+        ``status``, ``error``, ``n`` (repetitions of the dense step), and those of ``COLUMNS``, NaN where nothing was
+        measured. Times are medians in seconds; the density is by tiles.
+    """
+    chosen = step_runs(runs).sort_values(["model", "backend", "created"], kind="stable")
+    is_whole = measurements["protocol"].isna() | (measurements["protocol"] == "tile")
+    values = measurements[is_whole].set_index(["run_id", "quantity"])
+    rows = []
+    for run in chosen.to_dict("records"):
+        sizes = [run.get(f"config.call.{name}") for name in ("batch", "num_heads", "seq_len", "head_dim")]
+        row = {name: run[name] for name in ("run_id", "model", "backend", "dense_backend", "status")}
+        # A job of a sweep that was refused before anything was worked out has none.
+        row |= {"call": "–" if any(map(pd.isna, sizes)) else " × ".join(map(str, sizes)), "error": run["error.message"]}
+        row["n"] = _value(values, run["run_id"], "dense_step_s", "n")
+        row |= {name: _value(values, run["run_id"], quantity) for name, (_, quantity, _) in COLUMNS.items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def step_lines(measurements: pd.DataFrame, runs: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
+    """Return the cells of the table, its headings first, and what the GPU's clocks were."""
+    table = step_table(measurements, runs)
+    lines = [list(HEADINGS)]
+    for row in table.to_dict("records"):
+        named = [row["model"], row["call"], f"{row['backend']} vs {row['dense_backend']}"]
+        if row["status"] == "complete":
+            cells = [_text(row[name], form) for name, (_, _, form) in COLUMNS.items()]
+            lines.append([*named, *cells, str(int(row["n"]))])
+        else:
+            lines.append([*named, f"{row['status']}: {row['error']}", *[""] * len(COLUMNS)])
+    notes = []
+    of_steps = measurements[measurements["run_id"].isin(table["run_id"])]
+    clocks = of_steps.loc[of_steps["quantity"] == "sm_clock_mhz", "value"].dropna()
+    if len(clocks):
+        notes.append(f"Clock of the multiprocessors, median of each run: {clocks.min():.0f} to {clocks.max():.0f} MHz")
+    return lines, notes
+
+
+def _value(values: pd.DataFrame, run_id: str, quantity: str, column: str = "value") -> float:
+    try:
+        found = values.loc[(run_id, quantity), column]
+    except KeyError:
+        return float("nan")
+    return float(found.iloc[0] if isinstance(found, pd.Series) else found)
+
+
+def _text(value: float, form: str) -> str:
+    return "–" if pd.isna(value) else form.format(value)

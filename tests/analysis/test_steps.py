@@ -1,0 +1,55 @@
+"""The table of single denoising steps says what its rows say, and leaves other runs alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from analysis import documents, load
+from analysis.steps import step_runs, step_table
+from tests.fake_runs import write_fake_runs
+from tests.fake_steps import write_fake_steps
+
+PLACE = "<!-- steps: {} -->\n<!-- end of steps -->\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of ``runs``, which holds steps and whole generations, and of ``others``, which holds no step."""
+    root = tmp_path_factory.mktemp("steps")
+    write_fake_steps(root / "runs")
+    write_fake_runs(root / "runs")
+    write_fake_runs(root / "others")
+    return root
+
+
+def test_a_row_is_a_run_by_model_and_backend(folder):
+    table = step_table(load.measurements(folder / "runs"), load.runs(folder / "runs"))
+    assert table["run_id"].tolist() == [
+        "step-cogvideox1_5_i2v-flex",
+        "step-hunyuan_video_t2v-another",
+        "step-hunyuan_video_t2v-flex",
+    ]
+    row = table.iloc[2]
+    assert (row["dense_s"], row["sparse_s"], row["density"], row["n"]) == (21.5, 11.25, 0.25, 3)
+    assert row["call"] == "1 × 24 × 119056 × 128"
+    assert table.iloc[1][["dense_s", "sparse_s", "n"]].isna().all()
+
+
+def test_a_document_takes_the_table_with_failures_gaps_and_the_machine(folder):
+    filled = documents.fill(PLACE.format("runs"), folder)
+    lines = [line for line in filled.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 3
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    assert "| 21.50 | 11.25 | 1.91× | 2.50× | 0.50 | 36.2 | 43% | – | 3 |" in lines[4]
+    assert "failed: a step of model=hunyuan_video_t2v with backend=another failed: it has \\| no kernel" in lines[3]
+    assert "- Measured on Example GPU 80 GB, torch 2.13.0+cpu, commit 0123456789" in filled
+    assert "1755 to 1755 MHz" in filled
+    assert documents.fill(filled, folder) == filled
+
+
+def test_runs_of_other_commands_are_no_steps(folder, capsys):
+    assert step_runs(load.runs(folder / "others")).empty
+    (folder / "page.md").write_text(PLACE.format("others"), encoding="utf-8")
+    assert documents.main([str(folder / "page.md")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: no run here") and error.count("\n") == 1

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from experiments.loading import PROJECT
 from experiments.schema import ModelConfig, PromptsConfig
 from svg.prompts import Prompt, load_prompts, make_prompts
+from svg.vbench import load_vbench
 
 # Much larger than any video; PIL's own limit warns of, and then refuses, what may fill the memory.
 MAX_PIXELS = 2**26
@@ -21,11 +22,18 @@ def load(config: PromptsConfig) -> list[Prompt]:
     Raises:
         ValueError: If there are none, or something of them cannot be read.
     """
+    is_vbench = config.path is not None and Path(config.path).suffix == ".json"
+    for name in ("dimension", "image_folder"):
+        if getattr(config, name) is not None and not is_vbench:
+            raise ValueError(f"prompts.{name} goes with prompts.path=FILE.json, a list of VBench")
     if config.path is None:
         return make_prompts(config.texts, "prompts.texts", [_find(image) for image in config.images])
     if config.images:
         raise ValueError("prompts.images goes with prompts.texts; beside prompts.path, images lie in its folder")
-    return load_prompts(_find(config.path))
+    path = _find(config.path)
+    if not is_vbench:
+        return load_prompts(path)
+    return load_vbench(path, config.dimension, None if config.image_folder is None else _find(config.image_folder))
 
 
 def _find(path: str) -> Path:

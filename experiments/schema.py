@@ -141,6 +141,9 @@ class PromptsConfig:
     texts: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     path: str | None = None
+    # Of a list of VBench.
+    dimension: str | None = None
+    image_folder: str | None = None
 
 
 @dataclass

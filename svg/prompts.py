@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,16 @@ class Prompt:
         text: What the video shows.
         image: File of the image that the video begins from; None where it begins from text alone.
         image_sha256: Of that file's bytes.
+        source: Name of the list that it comes from; None where it was given by hand. Tells no prompts apart.
+        dimensions: What it tests, where the list says so.
     """
 
     prompt_id: str
     text: str
     image: str | None = None
     image_sha256: str | None = None
+    source: str | None = field(default=None, compare=False)
+    dimensions: tuple[str, ...] = ()
 
     @property
     def identity(self) -> Any:
@@ -42,6 +46,10 @@ class Prompt:
         facts = {"prompt_id": self.prompt_id, "text": self.text}
         if self.image is not None:
             facts |= {"image": Path(self.image).name, "image_sha256": str(self.image_sha256)}
+        if self.source is not None:
+            facts["source"] = self.source
+        if self.dimensions:
+            facts["dimensions"] = ", ".join(self.dimensions)
         return facts
 
 
@@ -104,10 +112,14 @@ def load_prompts(path: str | Path) -> list[Prompt]:
         ValueError: If something is missing, is not UTF-8, or holds no prompt; one line that names ``prompts.path``.
     """
     source, path = f"prompts.path={path}", Path(path)
+    return [replace(prompt, source=path.name) for prompt in _from_path(path, source)]
+
+
+def _from_path(path: Path, source: str) -> list[Prompt]:
     if path.is_dir():
         return _from_folder(path, source)
     # Not splitlines: a prompt may hold U+2028 and its like.
-    lines = [line for line in _read(path, source).split("\n") if line.strip()]
+    lines = [line for line in read_utf8(path, source).split("\n") if line.strip()]
     if not lines:
         raise ValueError(f"{source} holds no prompt; write one a line")
     if path.suffix == ".jsonl":
@@ -125,7 +137,7 @@ def _from_folder(folder: Path, source: str) -> list[Prompt]:
         if len(found) > 1:
             raise ValueError(f"{source}: {file.name} has {len(found)} images, {found[0].name} and {found[1].name}")
         images.append(found[0] if found else None)
-    texts = [" ".join(_read(file, f"{source}/{file.name}").split()) for file in files]
+    texts = [" ".join(read_utf8(file, f"{source}/{file.name}").split()) for file in files]
     return make_prompts(texts, source, images, [file.stem for file in files])
 
 
@@ -147,7 +159,8 @@ def _from_objects(lines: list[str], folder: Path, source: str) -> list[Prompt]:
     return make_prompts([entry["text"] for entry in entries], source, images, [entry.get("id") for entry in entries])
 
 
-def _read(path: Path, source: str) -> str:
+def read_utf8(path: Path, source: str) -> str:
+    """Return a file's text. Raises ``ValueError`` that begins with ``source`` if it cannot be read or is not UTF-8."""
     try:
         # A byte order mark is no part of the first prompt.
         return path.read_bytes().decode("utf-8-sig")

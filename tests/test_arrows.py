@@ -66,6 +66,7 @@ ROOMS = {
     "svg.results": Room("svg.atomic", "pyarrow"),
     "svg.store": Room("svg.atomic svg.results svg.video", "numpy torch safetensors"),
     "svg.prompts": Room(),
+    "svg.vbench": Room("svg.prompts"),
     "svg.provenance": Room(),
     # The training of the embedded model stands by itself; the other verbs use the whole library.
     "experiments.tiny": Room("", "numpy torch diffusers transformers tokenizers safetensors skimage PIL"),

@@ -19,6 +19,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 # Files up to this size are hashed whole, greater ones in evenly spaced slices.
 WHOLE_BYTES, SLICE_BYTES, SLICES = 64 * 2**20, 2**16, 256
 
+# Formats of weights that run code when they are read.
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
 # From this size on, loading takes long enough for a progress bar.
 BIG_BYTES = 2**30
 
@@ -85,11 +88,14 @@ def check_folder(folder: Path) -> None:
             continue
         if not (folder / part).is_dir():
             raise ValueError(f"model.path={folder} is half there: its part {part} is missing")
-        if "tokenizer" in part or "scheduler" in part or "processor" in part:
+        if "tokenizer" in part or "processor" in part:
             continue
-        if not (folder / part / "config.json").is_file():
-            raise ValueError(f"model.path={folder} is half there: {part}/config.json is missing")
-        _check_weights(folder, part)
+        settings = "scheduler_config.json" if "scheduler" in part else "config.json"
+        if not (folder / part / settings).is_file():
+            raise ValueError(f"model.path={folder} is half there: {part}/{settings} is missing")
+        _read_json(folder / part / settings)
+        if "scheduler" not in part:
+            _check_weights(folder, part)
 
 
 def check_kind(folder: Path, pipeline: str) -> None:
@@ -109,7 +115,9 @@ def _check_weights(folder: Path, part: str) -> None:
         if lacking:
             raise ValueError(f"model.path={folder} is half there: {part}/{lacking[0]} is missing")
     if not names:
-        raise ValueError(f"model.path={folder} has no safetensors in {part}; other formats are not loaded")
+        others = sorted(file.name for file in (folder / part).iterdir() if file.suffix in PICKLES)
+        instead = f", but {others[0]}" if others else ""
+        raise ValueError(f"model.path={folder} has no safetensors in {part}{instead}; other formats are not loaded")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

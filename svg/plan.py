@@ -54,6 +54,8 @@ class HeadPattern:
 class AttentionPlan:
     """A palette of head patterns, and which one each head takes. Backends compute it; densities are counted from it.
 
+    Its tensors must not change once it is made: their copies on a device are kept.
+
     Args:
         patterns: The palette, at least one.
         assignment: LongTensor ``(batch, num_heads)`` of indices into ``patterns``, either dimension 1 where shared.

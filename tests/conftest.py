@@ -12,12 +12,14 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["WANDB_MODE"] = "offline"
 
+import torch
+
+# Triton reads it when it is imported: without a GPU, our kernels run as Python.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none; `make test-gpu` then fails before it comes to this."""
-    if item.get_closest_marker("gpu") is None:
-        return
-    import torch
-
-    if not torch.cuda.is_available():
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU, and torch finds none here")

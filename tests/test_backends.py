@@ -18,6 +18,8 @@ from tests.backend_judge import accepts, assert_right, backend_for, compute, jud
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = [torch.float32, torch.bfloat16]
+# Without a GPU it runs in an interpreter: seconds for every plan.
+SLOW_ON_CPU = {"triton_block_sparse"}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +38,9 @@ def _poisoned_memory():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", backends.names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_ON_CPU else name for name in backends.names()]
+)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.usefixtures("_poisoned_memory")
@@ -129,7 +133,7 @@ def test_bad_inputs_are_refused_in_one_line_that_says_what_is_wrong(name, what):
     assert str(refusal.value).startswith(name)
 
 
-@pytest.mark.parametrize("name", ["cpu_gather", "flex"])
+@pytest.mark.parametrize("name", ["cpu_gather", "flex", "triton_block_sparse"])
 def test_gradients_are_refused_by_what_computes_none(name):
     query = tensors(torch.float32)[0].requires_grad_()
     with torch.enable_grad(), pytest.raises(ValueError, match="no gradients"):

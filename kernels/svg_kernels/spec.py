@@ -1,0 +1,62 @@
+"""What a kernel file says about itself: how to call it, what it must compute, on which inputs, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from svg_kernels.launch import Launch
+
+Case = Mapping[str, Any]
+Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One kernel.
+
+    Args:
+        inputs: (case, dtype, device) -> the inputs by name; the same for the same arguments.
+        prepare: (inputs, compute capability) -> the output tensors, poisoned with NaN, and the launches that fill them.
+        reference: (inputs, rows or None) -> what the outputs must be, in plain torch and in the inputs' own dtype; of
+            these sequence positions only where the outputs have that axis and rows are given.
+        rows_axis: Axis of the outputs that rows index; None where they have no such axis.
+        cases: Small, odd shapes for tests.
+        paper_cases: Full-size shapes for benchmarks.
+        flops: case -> operations of its matrix products; 0 where memory is what counts.
+        bytes: (case, bytes per number) -> bytes read and written at least.
+    """
+
+    inputs: Callable[[Case, torch.dtype, torch.device], Inputs]
+    prepare: Callable[[Inputs, int], tuple[tuple[torch.Tensor, ...], list[Launch]]]
+    reference: Callable[[Inputs, torch.Tensor | None], tuple[torch.Tensor, ...]]
+    rows_axis: int | None
+    cases: tuple[Case, ...]
+    paper_cases: tuple[Case, ...]
+    flops: Callable[[Case], float]
+    bytes: Callable[[Case, int], float]
+
+    def run(self, inputs: Inputs, capability: int) -> tuple[torch.Tensor, ...]:
+        """Return the outputs that the kernel computes."""
+        outputs, launches = self.prepare(inputs, capability)
+        for launch in launches:
+            launch.run()
+        return outputs
+
+
+def errors(outputs: tuple[torch.Tensor, ...], exact: tuple[torch.Tensor, ...]) -> tuple[float, float]:
+    """Return the greatest and the root mean square error of outputs, NaN where one holds NaN."""
+    difference = torch.cat(
+        [(one.double() - other.double()).flatten() for one, other in zip(outputs, exact, strict=True)]
+    )
+    return float(difference.abs().max()), float(difference.square().mean().sqrt())
+
+
+def as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    """Return the inputs with floating-point tensors in another precision."""
+    return {
+        name: x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for name, x in inputs.items()
+    }

@@ -1,0 +1,79 @@
+"""Block-sparse attention by our own Triton kernel, for every plan and every NVIDIA GPU from Ampere on."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+
+from svg.backends._per_head import check_fits, check_tensors
+from svg.backends._tile_states import tile_lists
+from svg.plan import AttentionPlan
+
+LEAST_CAPABILITY = (8, 0)
+MOST_HEAD_DIM = 256
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+@dataclass(frozen=True)
+class TritonBlockSparseBackend:
+    """Computes every plan; inference only.
+
+    The first call of each shape compiles for a few seconds. On a CPU it runs in Triton's interpreter where
+    ``TRITON_INTERPRET=1`` was set before the start: right, and thousands of times slower.
+    """
+
+    name: str = "triton_block_sparse"
+
+    def check(self, query: torch.Tensor, plan: AttentionPlan) -> None:
+        """Raise ``ValueError`` if the device, the dtype or the head_dim has no kernel, or the plan does not fit."""
+        check_fits(self.name, query, plan)
+        able = "flex or reference" if query.is_cuda else "cpu_gather or reference"
+        if torch.is_grad_enabled() and query.requires_grad:
+            raise ValueError(
+                f"{self.name} computes no gradients; call it under torch.no_grad() or use backend=reference"
+            )
+        if query.dtype not in DTYPES:
+            raise ValueError(f"{self.name} has no kernel for {query.dtype}; use backend={able}")
+        if query.shape[-1] > MOST_HEAD_DIM:
+            raise ValueError(
+                f"{self.name} needs head_dim <= {MOST_HEAD_DIM}, got {query.shape[-1]}; use backend={able}"
+            )
+        if importlib.util.find_spec("triton") is None:
+            raise ValueError(f"{self.name} needs the package triton, which is not installed; use backend={able}")
+        if not query.is_cuda and not _is_interpreted():
+            raise ValueError(
+                f"{self.name} needs CUDA, or TRITON_INTERPRET=1 in the environment, got {query.device}; "
+                f"use backend={able}"
+            )
+        if query.is_cuda and torch.cuda.get_device_capability(query.device) < LEAST_CAPABILITY:
+            major, minor = torch.cuda.get_device_capability(query.device)
+            raise ValueError(
+                f"{self.name} needs compute capability 8.0 (Ampere), this GPU has {major}.{minor}; use backend={able}"
+            )
+
+    def __call__(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
+    ) -> torch.Tensor:
+        """Return attention under the plan, ``(batch, num_heads, seq_len, head_dim)``. Does not wait for the device."""
+        from svg_kernels import block_sparse_attention as kernel
+
+        self.check(query, plan)
+        check_tensors(self.name, query, key, value)
+        # The kernel reads whole rows.
+        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+        output = torch.empty_like(query)
+        lists = tile_lists(plan, query.shape[2], query.device)
+        assignment = plan.assignment.to(query.device)
+        lengths = None if plan.key_lengths is None else plan.key_lengths.to(query.device)
+        major, minor = torch.cuda.get_device_capability(query.device) if query.is_cuda else LEAST_CAPABILITY
+        settings = kernel.settings_for(query.shape[-1], query.element_size(), 10 * major + minor)
+        kernel.prepare(query, key, value, output, lists, assignment, lengths, settings).run()
+        return output
+
+
+def _is_interpreted() -> bool:
+    from svg_kernels import block_sparse_attention, launch
+
+    return launch.is_interpreted(block_sparse_attention._attention)

@@ -1,0 +1,61 @@
+"""Every kernel against its reference: in the interpreter or on a GPU, and compiled for GPUs that are not there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import svg_kernels
+from svg_kernels.spec import as_dtype, errors
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CASES = [(name, case) for name, spec in svg_kernels.specs().items() for case in spec.cases]
+IDS = [f"{name}-{index}" for index, (name, _) in enumerate(CASES)]
+
+
+def assert_close(name: str, case: dict, dtype: torch.dtype, device: str):
+    """At most twice the error of eager PyTorch in the same precision, both against float64."""
+    spec = svg_kernels.specs()[name]
+    inputs = spec.inputs(case, dtype, torch.device(device))
+    major, minor = torch.cuda.get_device_capability() if device == "cuda" else (8, 0)
+    outputs = spec.run(inputs, 10 * major + minor)
+    exact = spec.reference(as_dtype(inputs, torch.float64), None)
+    greatest, mean = errors(outputs, exact)
+    allowed_greatest, allowed_mean = errors(spec.reference(inputs, None), exact)
+    assert greatest <= 2 * allowed_greatest
+    assert mean <= 2 * allowed_mean
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU test covers it")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(("name", "case"), CASES, ids=IDS)
+def test_a_kernel_in_the_interpreter_equals_its_reference(name, case, dtype):
+    assert_close(name, case, dtype, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("name", "case"), CASES, ids=IDS)
+def test_a_kernel_on_a_gpu_equals_its_reference(name, case, dtype):
+    assert_close(name, case, dtype, "cuda")
+
+
+def compile_ahead(*arguments: str) -> str:
+    """Compile in a process of its own: in this one Triton interprets."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"}
+    command = [sys.executable, "-m", "svg_kernels.ahead", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 89, 90, 100])
+def test_kernels_compile_for_gpus_that_are_not_there_and_fit_their_shared_memory(capability):
+    lines = compile_ahead("--capability", str(capability)).splitlines()
+    assert {line.split()[0] for line in lines} == set(svg_kernels.specs())

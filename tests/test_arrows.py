@@ -51,8 +51,8 @@ ROOMS = {
     "svg.tile_choice": Room(PLAN, "torch"),
     "svg.methods": Room(f"{PLAN} {SHARED}", "torch"),
     # A backend computes, a model adapts: neither knows a method, nor each other.
-    "svg_kernels": Room("", "torch triton cutlass flash_attn"),
-    "svg.backends": Room(f"{PLAN} svg_kernels", "torch"),
+    "svg_kernels": Room("", "torch triton"),
+    "svg.backends": Room(f"{PLAN} svg_kernels", "torch flash_attn fa3_fwd_interface"),
     "svg.models": Room("svg.layout svg.context svg.plan svg_kernels", "torch diffusers"),
     # attach joins what it is handed; only `attaching` finds backends and models by name.
     "svg.receipt": Room(PLAN, "torch"),
@@ -244,10 +244,9 @@ def test_no_file_names_a_path_of_one_machine():
 
 def test_every_package_that_is_imported_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = project["dependencies"] + project["optional-dependencies"]["gpu"]
+    lines = project["dependencies"] + project["optional-dependencies"]["flash"]
     declared = {re.split(r"[<>=;\[ ]", line)[0].lower().replace("-", "_") for line in lines}
     distributions = {"skimage": "scikit_image", "PIL": "pillow", "hydra": "hydra_core", "flash_attn": "flash_attn_4"}
-    # CuTe comes with FlashAttention 4, which needs one version of it.
-    distributions |= {"cutlass": "flash_attn_4"}
+    distributions |= {"fa3_fwd_interface": "fa3_fwd"}
     names = {name for room in ROOMS.values() for name in room.others.split()}
     assert {distributions.get(name, name) for name in names} <= declared

@@ -89,8 +89,8 @@ def test_with_a_gpu_the_default_torch_and_flash_attention_are_taken(setup):
     assert done.returncode == 0, done.stderr
     assert "NVIDIA H200" in done.stdout
     assert asked[0].endswith(f" {PINNED}")
-    assert any(line.endswith("[dev,gpu]") for line in asked)
-    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["gpu"]
+    assert any(line.endswith("[dev,flash]") for line in asked)
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["flash"]
     assert any(line.startswith("flash-attn-4") for line in extra)
 
 

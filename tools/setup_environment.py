@@ -49,7 +49,7 @@ def main() -> int:
         python = make_environment(arguments.venv)
         gpu = find_gpu()
         install_torch(python, gpu, arguments.torch_cpu_index)
-        extras = "dev,gpu" if gpu else "dev"
+        extras = "dev,flash" if gpu else "dev"
         step("Install the project and its pinned dependencies", python, "-c", CONSTRAINTS, "-e", f"{ROOT}[{extras}]")
         step("Add the linear heads of LPIPS, without torchvision", python, "--no-deps", LPIPS_HEADS)
         check(python)

@@ -8,12 +8,26 @@ from typing import Any
 
 import torch
 
-from svg.backends.sdpa import Kernel, SdpaBackend
+from svg import backends
 from svg.plan import AttentionPlan
 
 # Kernels in half precision differ from float32 by about 2e-3 of the output; ten times that is not rounding.
 MOST_RELATIVE_ERROR = 2e-2
 CHECKED_QUERIES = 64
+
+# Files of this folder that compute dense plans, and the kernels of sdpa beside its own choice.
+CANDIDATES = {
+    "cpu": (("sdpa", "auto"),),
+    "cuda": (
+        ("sdpa", "auto"),
+        ("sdpa", "flash"),
+        ("sdpa", "efficient"),
+        ("cudnn", None),
+        ("flash2", None),
+        ("flash3", None),
+        ("flash4", None),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -43,14 +57,17 @@ def time_dense(
         repeats: Calls timed per candidate, after one to warm up, the candidates taking turns.
     """
     device = torch.device(device)
-    kernels: tuple[Kernel, ...] = ("auto", "cudnn", "flash", "efficient") if device.type == "cuda" else ("auto",)
+    candidates = [
+        backends.get(name) if kernel is None else backends.get(name, kernel=kernel)
+        for name, kernel in CANDIDATES["cuda" if device.type == "cuda" else "cpu"]
+    ]
     generator = torch.Generator(device).manual_seed(0)
     query, key, value = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3))
     expected = _some_rows(query, key, value)
     plan = AttentionPlan.dense()
     able, timings = [], []
     with torch.no_grad():
-        for backend in [SdpaBackend(kernel) for kernel in kernels]:
+        for backend in candidates:
             try:
                 output = backend(query, key, value, plan)[:, :, :CHECKED_QUERIES].float()
             except ValueError as refusal:

@@ -26,23 +26,24 @@ def tile_lists(plan: AttentionPlan, seq_len: int, device: torch.device) -> TileL
 
 @lru_cache(maxsize=4)
 def _lists(masks: tuple[BlockMask | None, ...], seq_len: int, device: torch.device) -> TileLists:
-    sizes = [_tile_sizes(mask) for mask in masks if mask is not None]
-    query_size, key_size = (math.gcd(MOST_TILE, *(size[axis] for size in sizes)) for axis in (0, 1))
+    query_size, key_size = (math.gcd(MOST_TILE, size) for size in tile_sizes(masks))
     lookup = None
     if min(query_size, key_size) < LEAST_TILE:
         query_size = key_size = COARSE_TILE
         lookup = _lookup(masks, seq_len, device)
-    shape = -(-seq_len // query_size), -(-seq_len // key_size)
-    states = [
-        torch.full(shape, FULL, dtype=torch.int8) if mask is None else _on_grid(mask, query_size, key_size)
-        for mask in masks
-    ]
+    states = grid_states(masks, seq_len, query_size, key_size)
     integers = [_integers(None if mask is None else mask.pattern) for mask in masks]
-    return TileLists.from_states(torch.stack(states), integers, query_size, key_size, lookup, device)
+    return TileLists.from_states(states, integers, query_size, key_size, lookup, device)
 
 
-def _tile_sizes(mask: BlockMask) -> tuple[int, int]:
-    return _tile_size(mask.query_offsets), _tile_size(mask.key_offsets)
+def tile_sizes(masks: tuple[BlockMask | None, ...]) -> tuple[int, int]:
+    """Return the (query, key) size that divides every tile of a palette but the last ones; 1 where some are unequal.
+
+    It is 128 where there is nothing to divide.
+    """
+    found = [(_tile_size(mask.query_offsets), _tile_size(mask.key_offsets)) for mask in masks if mask is not None]
+    queries, keys = (math.gcd(*(sizes[axis] for sizes in found)) for axis in (0, 1))
+    return queries or MOST_TILE, keys or MOST_TILE
 
 
 def _tile_size(offsets: torch.Tensor) -> int:
@@ -51,6 +52,13 @@ def _tile_size(offsets: torch.Tensor) -> int:
     if len(sizes) == 1:
         return 0
     return sizes[0] if set(sizes[:-1]) == {sizes[0]} and 0 < sizes[-1] <= sizes[0] else 1
+
+
+def grid_states(masks: tuple[BlockMask | None, ...], seq_len: int, query_size: int, key_size: int) -> torch.Tensor:
+    """Return every mask's states on one grid, int8 ``(masks, query_tiles, key_tiles)``; no mask is full everywhere."""
+    shape = -(-seq_len // query_size), -(-seq_len // key_size)
+    everything = torch.full(shape, FULL, dtype=torch.int8)
+    return torch.stack([everything if mask is None else _on_grid(mask, query_size, key_size) for mask in masks])
 
 
 def _on_grid(mask: BlockMask, query_size: int, key_size: int) -> torch.Tensor:

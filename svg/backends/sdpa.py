@@ -10,7 +10,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from svg.backends._per_head import check_fits, check_tensors, key_limits
+from svg.backends._dense_kernel import able_for, attend_to_real_keys, check_dense
+from svg.backends._per_head import check_fits, check_tensors
 from svg.plan import AttentionPlan
 
 Kernel = Literal["auto", "flash", "cudnn", "efficient", "math"]
@@ -48,11 +49,8 @@ class SdpaBackend:
         """Raise ``ValueError`` if the plan skips anything or is for other shapes."""
         check_fits(self.name, query, plan)
         if self.kernel in ("cudnn", "efficient") and not query.is_cuda:
-            raise ValueError(f"sdpa's kernel {self.kernel} needs CUDA, got {query.device}; use kernel=auto")
-        if not plan.is_dense:
-            able = "flex" if query.is_cuda else "cpu_gather"
-            names = ", ".join(pattern.name for pattern in plan.patterns)
-            raise ValueError(f"sdpa computes dense plans only, got patterns {names}; use backend={able} or reference")
+            raise ValueError(f"{self.name} needs CUDA, got {query.device}; use backend={able_for(query, plan)}")
+        check_dense(self.name, query, plan)
 
     def __call__(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
@@ -62,31 +60,22 @@ class SdpaBackend:
         Without padding this is one call with diffusers' arguments, so its output equals the stock pipeline's bit for
         bit. With ``plan.key_lengths`` it is one call where they are equal, else one a batch item.
         """
-        self.check(query, plan)
         check_tensors(self.name, query, key, value)
-        batch, _, seq_len, _ = query.shape
-        limits = key_limits(plan, batch, seq_len)
+        self.check(query, plan)
         with self._kernel_only():
-            if min(limits) == max(limits):
-                return self._attend(query, key, value, limits[0])
-            items = zip(query.split(1), key.split(1), value.split(1), limits, strict=True)
-            return torch.cat([self._attend(*item) for item in items])
+            return attend_to_real_keys(self._attend, query, key, value, plan)
 
     def _kernel_only(self) -> AbstractContextManager[None]:
         kernel = KERNELS[self.kernel]
         return nullcontext() if kernel is None else sdpa_kernel(kernel)
 
-    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, limit: int) -> torch.Tensor:
-        if limit == 0:
-            return torch.zeros_like(query)
-        if limit < key.shape[2]:
-            key, value = key[:, :, :limit], value[:, :, :limit]
+    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         try:
             return scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False)
         except RuntimeError as error:
             if "No available kernel" not in str(error):
                 raise
             raise ValueError(
-                f"sdpa's kernel {self.kernel} does not take {query.dtype} with head_dim {query.shape[-1]} on "
-                f"{query.device}; use kernel=auto"
+                f"{self.name} does not take {query.dtype} with head_dim {query.shape[-1]} on {query.device}; "
+                f"use backend=sdpa"
             ) from error

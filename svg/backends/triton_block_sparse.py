@@ -57,10 +57,10 @@ class TritonBlockSparseBackend:
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
     ) -> torch.Tensor:
         """Return attention under the plan, ``(batch, num_heads, seq_len, head_dim)``. Does not wait for the device."""
+        check_tensors(self.name, query, key, value)
+        self.check(query, plan)
         from svg_kernels import block_sparse_attention as kernel
 
-        self.check(query, plan)
-        check_tensors(self.name, query, key, value)
         # The kernel reads whole rows.
         query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
         output = torch.empty_like(query)

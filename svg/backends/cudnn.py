@@ -1,0 +1,22 @@
+"""Dense attention by cuDNN, as PyTorch's scaled_dot_product_attention calls it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from svg.backends.sdpa import Kernel, SdpaBackend
+
+
+@dataclass(frozen=True)
+class CudnnBackend(SdpaBackend):
+    """Computes dense plans on CUDA. Padding keys are sliced off: cuDNN is much slower under a mask."""
+
+    kernel: Kernel = "cudnn"
+
+    def __post_init__(self) -> None:
+        if self.kernel != "cudnn":
+            raise ValueError(f"cudnn's kernel is {self.kernel!r}; for another one take backend=sdpa")
+
+    @property
+    def name(self) -> str:
+        return "cudnn"

@@ -33,6 +33,8 @@ DISTRIBUTIONS = (
     "hydra-core",
     "flash-attn",
     "flash-attn-4",
+    "fa3-fwd",
+    "nvidia-cutlass-dsl",
     "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",
 )

@@ -123,7 +123,8 @@ def _accumulate(scores, value, total, peak, weight, scale_log2, MAY_BE_EMPTY: tl
     return total, new_peak, weight
 
 
-@triton.jit
+# Numbers that change from prompt to prompt, or from palette to palette, get no program of their own.
+@triton.jit(do_not_specialize=["num_items", "num_heads", "num_rows", "num_heavy", "seq_len"])
 def _attention(
     query, key, value, output,
     starts, full_counts, partial_counts, tiles, row_order, integers, assignment, lengths,

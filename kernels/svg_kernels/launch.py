@@ -56,7 +56,7 @@ class Launch:
                 constants[(place,)] = value
                 continue
             signature[parameter.name] = _type_of(value)
-            if _is_divisible_by_16(value):
+            if not parameter.do_not_specialize and _is_divisible_by_16(value):
                 attributes[(place,)] = [["tt.divisibility", 16]]
         source = ASTSource(self.kernel, signature, constants, attributes)
         return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(self.options))

@@ -36,10 +36,6 @@ class FlashBlockSparseBackend:
         check_gpu(
             self.name, query, able, package=FLASH_ATTENTION_4, capabilities=(9,), most_head_dim=256, head_dim_multiple=8
         )
-        self.check_plan(plan, able)
-
-    def check_plan(self, plan: AttentionPlan, able: str = ABLE) -> None:
-        """Raise ``ValueError`` if the plan has padding, partial tiles, or tiles that the kernel's do not divide."""
         if plan.key_lengths is not None:
             raise ValueError(f"{self.name} does not know padding, got key_lengths; use backend={able}")
         masks = tuple(pattern.mask for pattern in plan.patterns)

@@ -1,0 +1,134 @@
+"""FlashAttention's kernels as backends: what they refuse, the lists that the sparse one reads, and a real GPU."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import pytest
+import torch
+
+from svg import backends
+from svg.backends import _dense_kernel
+from svg.backends.flash_block_sparse import index_lists
+from svg.plan import AttentionPlan
+from tests.backend_cases import BATCH, CASES, NUM_HEADS, SEQ_LEN, tensors
+from tests.backend_judge import attention_plans
+
+FLASH = ["flash2", "flash3", "flash4", "flash_block_sparse"]
+
+
+class OnGpu:
+    """A query that says it is on a GPU: what ``check`` looks at, on a machine without one."""
+
+    device, is_cuda, requires_grad, ndim = torch.device("cuda", 0), True, False, 4
+
+    def __init__(self, head_dim: int = 128, dtype: torch.dtype = torch.bfloat16, shape=(1, 4, 4080)) -> None:
+        self.shape, self.dtype = torch.Size((*shape, head_dim)), dtype
+
+    def is_floating_point(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with a Hopper GPU and every package, until the test takes something away."""
+    versions = {"flash-attn-4": "4.0.0b36", "fa3-fwd": "0.0.3", "flash-attn": "2.8.3"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(_dense_kernel.importlib.metadata, "version", version)
+
+    def set_capability(*capability: int) -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+    set_capability(9, 0)
+    return versions, set_capability
+
+
+def plan_for(name: str) -> AttentionPlan:
+    return attention_plans(128, "tile")["mixed"] if name == "flash_block_sparse" else AttentionPlan.dense()
+
+
+@pytest.mark.parametrize("name", FLASH)
+def test_what_the_machine_lacks_is_named_with_a_backend_that_works(name, gpu):
+    versions, set_capability = gpu
+    backend, plan = backends.get(name), plan_for(name)
+    backend.check(OnGpu(), plan)
+    with pytest.raises(ValueError, match=f"{name} takes bfloat16 and float16, got torch.float32; use backend="):
+        backend.check(OnGpu(dtype=torch.float32), plan)
+    with pytest.raises(ValueError, match=r"multiple of 8, got 100; use backend="):
+        backend.check(OnGpu(head_dim=100), plan)
+    set_capability(7, 5)
+    with pytest.raises(ValueError, match=r"this GPU has 7.5; use backend=(sdpa|triton_block_sparse or flex)$"):
+        backend.check(OnGpu(), plan)
+    set_capability(9, 0)
+    versions.clear()
+    with pytest.raises(ValueError, match="which is not installed.*; use backend="):
+        backend.check(OnGpu(), plan)
+
+
+def test_another_version_of_flash_attention_4_is_refused(gpu):
+    gpu[0]["flash-attn-4"] = "4.1.0"
+    for name in ("flash4", "flash_block_sparse"):
+        with pytest.raises(ValueError, match="needs flash-attn-4 4.0.0b36, but 4.1.0 is installed; use backend="):
+            backends.get(name).check(OnGpu(), plan_for(name))
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("a_band_with_lengths_cut_inside_tiles", "does not know padding, got key_lengths"),
+        ("one_band_for_all", "whole tiles only, got partial ones; use method.rounding=tile, backend="),
+        ("tiles_of_one_token", "multiples of 64 queries and 16 keys; change method.block_size or use backend="),
+        ("clusters_of_unequal_size", "tiles of equal size"),
+    ],
+)
+@pytest.mark.usefixtures("gpu")
+def test_the_sparse_kernel_refuses_plans_that_are_not_whole_tiles_of_its_size(case, message):
+    with pytest.raises(ValueError, match=f"{message}.*triton_block_sparse or flex"):
+        backends.get("flash_block_sparse").check(OnGpu(16, shape=(BATCH, NUM_HEADS, SEQ_LEN)), CASES[case]())
+
+
+@pytest.mark.parametrize(
+    ("block_size", "head_dim", "sizes"),
+    [(128, 128, (128, 128)), (192, 64, (192, 64)), (64, 64, (64, 64)), (256, 64, (256, 128)), (128, 256, (128, 64))],
+)
+def test_its_lists_hold_the_tiles_of_the_plan_in_ascending_order(block_size, head_dim, sizes):
+    plan = attention_plans(block_size, "tile")["mixed"]
+    masks = tuple(pattern.mask for pattern in plan.patterns)
+    lists = index_lists(masks, 4080, head_dim, torch.device("cpu"))
+    assert lists.sizes == sizes
+    starts = torch.arange(lists.tiles.shape[1]) * sizes[0]
+    for counts, tiles, mask in zip(lists.counts, lists.tiles, masks, strict=True):
+        listed = torch.zeros(len(starts), -(-4080 // sizes[1]), dtype=torch.bool)
+        for row, count in enumerate(counts.tolist()):
+            assert tiles[row, :count].tolist() == sorted(set(tiles[row, :count].tolist()))
+            listed[row, tiles[row, :count].long()] = True
+        assert torch.equal(listed, mask.keep(starts[:, None], (torch.arange(listed.shape[1]) * sizes[1])[None, :]))
+    assert not lists.no_counts.any()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+@pytest.mark.parametrize("block_size", [64, 128, 192])
+def test_on_a_gpu_the_sparse_kernel_equals_the_judge_and_its_ragged_tail_is_exact(block_size, head_dim):
+    query, key, value = (torch.randn(1, 4, 4080, head_dim, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    plan, backend = attention_plans(block_size, "tile")["mixed"], backends.get("flash_block_sparse")
+    try:
+        backend.check(query, plan)
+    except ValueError as refusal:
+        pytest.skip(str(refusal))
+    reference = backends.get("reference")
+    exact = reference(query.double(), key.double(), value.double(), plan)
+    error, least = backend(query, key, value, plan) - exact, reference(query, key, value, plan) - exact
+    assert error.square().mean() <= 4 * least.square().mean()
+
+
+def test_a_query_that_wants_gradients_is_refused(gpu):
+    query = tensors(torch.bfloat16)[0].requires_grad_()
+    for name in FLASH:
+        with torch.enable_grad(), pytest.raises(ValueError, match="no gradients"):
+            backends.get(name).check(query, AttentionPlan.dense())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
+
+import torch
 
 from svg import backends, models
 from svg.attachment import Attachment, Backend, Method, Phases
+from svg.operations import TorchOperations
 
 
 def attach(
@@ -17,6 +21,7 @@ def attach(
     seed: int = 0,
     phases: Phases | None = None,
     strict: bool = True,
+    operations: TorchOperations | None = None,
 ) -> Attachment:
     """Return a context manager under which ``pipeline(...)`` runs with sparse attention.
 
@@ -28,6 +33,7 @@ def attach(
         seed: Seed of what the method draws.
         phases: A clock told of each phase; see ``svg.cost``.
         strict: Raise where a backend refuses a plan, rather than run that call dense and record it.
+        operations: What the method computes with; None: kernels of ours on an NVIDIA GPU from Ampere on, else torch.
 
     Raises:
         ValueError: If the pipeline's family, a backend's name or a setting is unknown, or ``method`` is no method.
@@ -49,4 +55,14 @@ def attach(
         seed=seed,
         phases=phases,
         strict=strict,
+        operations=operations if operations is not None else _fastest_operations(pipeline.device),
     )
+
+
+def _fastest_operations(device: torch.device) -> TorchOperations:
+    is_able = device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    if not is_able or torch.cuda.get_device_capability(device) < (8, 0):
+        return TorchOperations()
+    from svg.kernel_operations import KernelOperations
+
+    return KernelOperations()

@@ -13,6 +13,7 @@ import torch
 
 from svg.context import AttentionContext
 from svg.layout import TokenLayout
+from svg.operations import TorchOperations
 from svg.plan import AttentionInputs, AttentionPlan
 from svg.receipt import Receipt
 from svg.schedule import DenseSchedule
@@ -138,6 +139,7 @@ class Attachment:
         seed: Seed of what the method draws.
         phases: A clock told of the phases "profiling", "reordering" and "attention".
         strict: Raise where a backend refuses a plan. If False the call runs dense and the receipt says so.
+        operations: What the method computes with; None is plain torch.
     """
 
     def __init__(
@@ -151,10 +153,12 @@ class Attachment:
         seed: int = 0,
         phases: Phases | None = None,
         strict: bool = True,
+        operations: TorchOperations | None = None,
     ) -> None:
         self.pipeline, self.adapter, self.method = pipeline, adapter, method
         self.backend, self.dense_backend = backend, dense_backend
         self.seed, self.strict = seed, strict
+        self.operations = operations if operations is not None else TorchOperations()
         self.phases = phases if phases is not None else NoPhases()
         self.receipt = Receipt()
         self._clock = StepClock(adapter.branches)
@@ -230,6 +234,7 @@ class Attachment:
     def _attend(self, inputs: AttentionInputs, transformer: int, layer: int, num_layers: int) -> torch.Tensor:
         assert self._layout is not None
         self._layout.check(inputs.seq_len)
+        inputs.operations = self.operations
         clock = self._clock
         context = AttentionContext(
             layout=self._layout,

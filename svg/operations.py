@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -19,9 +21,33 @@ def rows_at_a_time(query: torch.Tensor) -> int:
     return max(1, most // (batch * num_heads * seq_len))
 
 
+class Pattern(Protocol):
+    """What ``profile`` needs to know of a head pattern."""
+
+    def keep(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True)
 class TorchOperations:
     """Reference implementations; a faster set with the same methods may be handed to ``svg.attach`` in its place."""
+
+    def profile(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        patterns: Sequence[Pattern],
+        rows: torch.Tensor,
+        dtype: torch.dtype | None = torch.float32,
+        key_lengths: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return ``pattern_errors`` of head patterns; ``rows`` ``(rows,)`` are the original positions of the queries.
+
+        The masks of all pairs of sampled queries and keys are written out, a byte a pair.
+        """
+        keys = torch.arange(key.shape[2], device=rows.device)
+        keeps = [pattern.keep(rows[:, None], keys[None, :]) for pattern in patterns]
+        return self.pattern_errors(query, key, value, keeps, dtype, key_lengths)
 
     def pattern_errors(
         self,

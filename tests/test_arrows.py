@@ -44,6 +44,9 @@ ROOMS = {
     "svg.operations": Room("svg.placement", "torch"),
     "svg.block_mask": Room("svg.layout svg.placement svg.order svg.pattern", "torch"),
     "svg.plan": Room("svg.layout svg.placement svg.order svg.pattern svg.block_mask svg.operations", "torch"),
+    # The same data as kernels read it.
+    "svg.pattern_integers": Room("svg.pattern svg_kernels"),
+    "svg.kernel_operations": Room(f"{PLAN} svg.pattern_integers svg_kernels", "torch"),
     # A method decides: no kernel, no backend, no model.
     "svg.method": Room(f"{PLAN} svg.schedule", "torch"),
     "svg.palette": Room(PLAN, "torch"),
@@ -52,12 +55,12 @@ ROOMS = {
     "svg.methods": Room(f"{PLAN} {SHARED}", "torch"),
     # A backend computes, a model adapts: neither knows a method, nor each other.
     "svg_kernels": Room("", "torch triton"),
-    "svg.backends": Room(f"{PLAN} svg_kernels", "torch flash_attn fa3_fwd_interface"),
+    "svg.backends": Room(f"{PLAN} svg.pattern_integers svg_kernels", "torch flash_attn fa3_fwd_interface"),
     "svg.models": Room("svg.layout svg.context svg.plan svg_kernels", "torch diffusers"),
     # attach joins what it is handed; only `attaching` finds backends and models by name.
     "svg.receipt": Room(PLAN, "torch"),
     "svg.attachment": Room(f"{PLAN} svg.schedule svg.receipt", "torch"),
-    "svg.attaching": Room("svg.attachment svg.backends svg.models"),
+    "svg.attaching": Room("svg.attachment svg.backends svg.models svg.operations svg.kernel_operations", "torch"),
     # Side rooms: they measure and keep, and know nothing of attention, save that cost reads plans.
     "svg.cost": Room("svg.plan svg.receipt", "torch"),
     "svg.video": Room("", "numpy torch av"),

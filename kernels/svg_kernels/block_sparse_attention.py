@@ -11,7 +11,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from svg_kernels.launch import Launch, is_interpreted
-from svg_kernels.pattern_mask import pattern_keep
+from svg_kernels.pattern_mask import place_keep
 from svg_kernels.spec import Case, Inputs, Spec
 from svg_kernels.tile_lists import FULL, PARTIAL, PatternIntegers, TileLists
 
@@ -213,7 +213,7 @@ def _attention(
                     values = tl.where((columns < limit)[:, None], values, 0.0)
                 keep = (columns < limit)[None, :]
                 if HAS_PARTIAL:
-                    kept = pattern_keep(integers, pattern, queries, columns)
+                    kept = place_keep(integers, pattern, queries, columns)
                     if lookup_states is not None:
                         kept = _looked_up(
                             lookup_query_tile, lookup_key_tile, lookup_states, lookup_places, pattern, queries,

@@ -11,7 +11,7 @@ NUM_INTEGERS = tl.constexpr(14)
 
 
 @triton.jit
-def pattern_keep(integers, pattern, queries, keys):
+def place_keep(integers, pattern, queries, keys):
     """Return whether pairs are kept, ``(queries, keys)``.
 
     Args:

@@ -8,9 +8,9 @@ from functools import lru_cache
 import torch
 
 from svg.block_mask import FULL, PARTIAL, SKIPPED, BlockMask
-from svg.pattern import TokenPattern
+from svg.pattern_integers import pattern_integers
 from svg.plan import AttentionPlan
-from svg_kernels.tile_lists import Lookup, PatternIntegers, TileLists
+from svg_kernels.tile_lists import Lookup, TileLists
 
 # Tiles of the grid: no larger than this, and what a kernel can work with at least.
 MOST_TILE, LEAST_TILE = 128, 16
@@ -32,10 +32,11 @@ def _lists(masks: tuple[BlockMask | None, ...], seq_len: int, device: torch.devi
         query_size = key_size = COARSE_TILE
         lookup = _lookup(masks, seq_len, device)
     states = grid_states(masks, seq_len, query_size, key_size)
-    integers = [_integers(None if mask is None else mask.pattern) for mask in masks]
+    integers = [pattern_integers(None if mask is None else mask.pattern) for mask in masks]
     return TileLists.from_states(states, integers, query_size, key_size, lookup, device)
 
 
+@lru_cache(maxsize=64)
 def tile_sizes(masks: tuple[BlockMask | None, ...]) -> tuple[int, int]:
     """Return the (query, key) size that divides every tile of a palette but the last ones; 1 where some are unequal.
 
@@ -103,13 +104,3 @@ def _lookup(masks: tuple[BlockMask | None, ...], seq_len: int, device: torch.dev
         torch.cat([state.flatten() for state in states]).to(device),
         places.to(device, torch.int32),
     )
-
-
-def _integers(pattern: TokenPattern | None) -> PatternIntegers:
-    if pattern is None:
-        return PatternIntegers()
-    values = {name: getattr(pattern, name) for name in PatternIntegers._fields}
-    if pattern.valid_stop is None:
-        # No padding: every position is below the end.
-        del values["valid_stop"]
-    return PatternIntegers(**values)

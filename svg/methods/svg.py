@@ -1,7 +1,7 @@
 """Sparse VideoGen: sample a few queries, try both patterns on them, give each head the one with the smaller error.
 
 Source: arXiv:2502.01776. Paper to code: the spatial and the temporal mask are the palette, t sampled rows are
-``num_sampled_rows``, the mean squared error of a masked output against full attention is ``pattern_errors``.
+``num_sampled_rows``, the mean squared error of a masked output against full attention is ``profile``.
 """
 
 from __future__ import annotations
@@ -56,10 +56,14 @@ class SparseVideoGen(BandMethod):
     ) -> torch.Tensor:
         """Return each pattern's error on the sampled rows, ``(patterns, batch, num_heads)``."""
         rows = send(self.sample_rows(context), inputs.device)
-        keys = torch.arange(inputs.seq_len, device=inputs.device)
-        keeps = [pattern.keep(rows[:, None], keys[None, :]) for pattern in patterns]
-        return inputs.operations.pattern_errors(
-            inputs.query_rows(rows), inputs.key(), inputs.value(), keeps, self.profile_dtype, inputs.key_lengths
+        return inputs.operations.profile(
+            inputs.query_rows(rows),
+            inputs.key(),
+            inputs.value(),
+            patterns,
+            rows,
+            self.profile_dtype,
+            inputs.key_lengths,
         )
 
     def sample_rows(self, context: AttentionContext) -> torch.Tensor:

@@ -1,0 +1,345 @@
+"""Online profiling: how far masked attention is from full attention on sampled rows, in one pass over keys and values.
+
+Full attention and two masks share the scores, the maximum and the exponentials; each has a sum of its own. The keys are
+split among programs, whose sums a second kernel joins.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from svg_kernels.launch import Launch, is_interpreted
+from svg_kernels.pattern_mask import place_keep
+from svg_kernels.spec import Case, Inputs, Spec
+from svg_kernels.tile_lists import FULL, PARTIAL, PatternIntegers
+
+LOG2_E = math.log2(math.e)
+MOST_ROWS, BLOCK_KEYS = 64, 64
+# Keys of one program: few enough to fill a GPU, many enough that joining them costs little.
+KEYS_PER_PROGRAM = 8192
+OUTPUTS = tl.constexpr(3)
+
+
+@dataclass(frozen=True, eq=False)
+class RowMasks:
+    """What patterns keep on sampled rows, without a mask of every pair.
+
+    Args:
+        row_states: int8 ``(patterns, rows, key_tiles)``: skipped, partial or full for each sampled row.
+        key_tile: int32 ``(patterns, seq_len)``: the tile of the pattern's own order that holds each key.
+        row_place: int32 ``(patterns, rows)``: where each sampled row stands in the pattern's order of queries.
+        key_place: int32 ``(patterns, seq_len)``: the same for keys.
+        integers: int32 ``(patterns, 14)``, what partial tiles keep: each a ``PatternIntegers``.
+        has_partial: Whether any tile may be partial.
+    """
+
+    row_states: torch.Tensor
+    key_tile: torch.Tensor
+    row_place: torch.Tensor
+    key_place: torch.Tensor
+    integers: torch.Tensor
+    has_partial: bool
+
+    def keep(self, pattern: int) -> torch.Tensor:
+        """Return a pattern's mask, bool ``(rows, seq_len)``: for judges."""
+        state = self.row_states[pattern][:, self.key_tile[pattern].long()]
+        kept = PatternIntegers(*self.integers[pattern].tolist()).keep(
+            self.row_place[pattern, :, None].long(), self.key_place[pattern].long()
+        )
+        return (state == FULL) | ((state == PARTIAL) & kept)
+
+
+@triton.jit
+def _kept(
+    row_states, key_tile, row_place, key_place, integers, pattern, rows, columns, num_rows, num_tiles, seq_len, is_key,
+    HAS_PARTIAL: tl.constexpr,
+):  # fmt: skip
+    """Return which pairs of sampled rows and keys a pattern keeps, ``(rows, columns)``."""
+    tile = tl.load(key_tile + pattern * seq_len + columns, is_key, 0)
+    row = (pattern * num_rows + tl.minimum(rows, num_rows - 1)) * num_tiles
+    state = tl.load(row_states + (row[:, None] + tile[None, :]))
+    kept = state == 2
+    if HAS_PARTIAL:
+        row_at = tl.load(row_place + pattern * num_rows + rows, rows < num_rows, 0)
+        key_at = tl.load(key_place + pattern * seq_len + columns, is_key, 0)
+        kept = kept | ((state == 1) & place_keep(integers, pattern, row_at, key_at))
+    return kept
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_tiles", "seq_len", "first", "second"])
+def _sums(
+    query, key, value, lengths, row_states, key_tile, row_place, key_place, integers, peaks, weights, totals,
+    stride_query_item, stride_query_head, stride_query_token,
+    stride_key_item, stride_key_head, stride_key_token,
+    stride_value_item, stride_value_head, stride_value_token,
+    num_heads, num_rows, num_tiles, seq_len, first, second, scale_log2,
+    HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    KEYS: tl.constexpr, HAS_PARTIAL: tl.constexpr, INTERPRET: tl.constexpr,
+):  # fmt: skip
+    """Sum one block of rows over one part of the keys: without a mask, under pattern ``first`` and ``second``."""
+    lane, block, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    item, head = lane // num_heads, lane % num_heads
+    rows, place = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_DIM)
+    query += item.to(tl.int64) * stride_query_item + head.to(tl.int64) * stride_query_head
+    key += item.to(tl.int64) * stride_key_item + head.to(tl.int64) * stride_key_head
+    value += item.to(tl.int64) * stride_value_item + head.to(tl.int64) * stride_value_head
+    in_dim = (place < HEAD_DIM)[None, :]
+    queries = tl.load(
+        query + (rows[:, None] * stride_query_token + place[None, :]), (rows < num_rows)[:, None] & in_dim, 0.0
+    )
+    if INTERPRET:
+        queries = queries.to(tl.float32)
+    limit = seq_len
+    if lengths is not None:
+        limit = tl.minimum(tl.load(lengths + item).to(tl.int32), seq_len)
+
+    peak = tl.full([BLOCK_ROWS], -float("inf"), tl.float32)
+    weight = tl.zeros([BLOCK_ROWS], tl.float32)
+    weight_first = tl.zeros([BLOCK_ROWS], tl.float32)
+    weight_second = tl.zeros([BLOCK_ROWS], tl.float32)
+    total = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
+    total_first = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
+    total_second = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
+    for start in range(part * KEYS, tl.minimum((part + 1) * KEYS, limit), BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        is_key = columns < limit
+        wanted = is_key[:, None] & in_dim
+        offsets = columns.to(tl.int64)[:, None]
+        keys = tl.load(key + (offsets * stride_key_token + place[None, :]), wanted, 0.0)
+        values = tl.load(value + (offsets * stride_value_token + place[None, :]), wanted, 0.0)
+        if INTERPRET:
+            keys, values = keys.to(tl.float32), values.to(tl.float32)
+        scores = tl.dot(queries, keys.T, input_precision="ieee") * scale_log2
+        scores = tl.where(is_key[None, :], scores, -float("inf"))
+        new_peak = tl.maximum(peak, tl.max(scores, 1))
+        decay = tl.exp2(peak - new_peak)
+        probability = tl.exp2(scores - new_peak[:, None])
+        peak = new_peak
+        under_first = tl.where(
+            _kept(row_states, key_tile, row_place, key_place, integers, first, rows, columns, num_rows, num_tiles,
+                  seq_len, is_key, HAS_PARTIAL), probability, 0.0)  # fmt: skip
+        under_second = tl.where(
+            _kept(row_states, key_tile, row_place, key_place, integers, second, rows, columns, num_rows, num_tiles,
+                  seq_len, is_key, HAS_PARTIAL), probability, 0.0)  # fmt: skip
+        weight = weight * decay + tl.sum(probability, 1)
+        weight_first = weight_first * decay + tl.sum(under_first, 1)
+        weight_second = weight_second * decay + tl.sum(under_second, 1)
+        total = tl.dot(probability.to(values.dtype), values, total * decay[:, None], input_precision="ieee")
+        total_first = tl.dot(under_first.to(values.dtype), values, total_first * decay[:, None], input_precision="ieee")
+        total_second = tl.dot(
+            under_second.to(values.dtype), values, total_second * decay[:, None], input_precision="ieee"
+        )
+
+    at = ((lane * tl.num_programs(1) + block) * tl.num_programs(2) + part).to(tl.int64)
+    row = tl.arange(0, BLOCK_ROWS)
+    tl.store(peaks + at * BLOCK_ROWS + row, peak)
+    weights += at * OUTPUTS * BLOCK_ROWS + row
+    tl.store(weights, weight)
+    tl.store(weights + BLOCK_ROWS, weight_first)
+    tl.store(weights + 2 * BLOCK_ROWS, weight_second)
+    totals += at * OUTPUTS * BLOCK_ROWS * BLOCK_DIM + (row[:, None] * BLOCK_DIM + place[None, :])
+    tl.store(totals, total)
+    tl.store(totals + BLOCK_ROWS * BLOCK_DIM, total_first)
+    tl.store(totals + 2 * BLOCK_ROWS * BLOCK_DIM, total_second)
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_parts"])
+def _join(
+    peaks, weights, totals, errors, num_rows, num_parts,
+    HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+):  # fmt: skip
+    """Join the parts of one block of rows, and store the squared errors of both patterns, summed over the block."""
+    lane, block, pattern = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    at = ((lane * tl.num_programs(1) + block) * num_parts).to(tl.int64)
+    row, place = tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_DIM)
+    peak = tl.full([BLOCK_ROWS], -float("inf"), tl.float32)
+    for part in range(num_parts):
+        peak = tl.maximum(peak, tl.load(peaks + (at + part) * BLOCK_ROWS + row))
+    # An item without keys has none anywhere.
+    base = tl.where(peak == -float("inf"), 0.0, peak)
+    weight = tl.zeros([BLOCK_ROWS], tl.float32)
+    weight_masked = tl.zeros([BLOCK_ROWS], tl.float32)
+    total = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
+    total_masked = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
+    for part in range(num_parts):
+        decay = tl.exp2(tl.load(peaks + (at + part) * BLOCK_ROWS + row) - base)
+        weight_at = weights + (at + part) * OUTPUTS * BLOCK_ROWS + row
+        weight += decay * tl.load(weight_at)
+        weight_masked += decay * tl.load(weight_at + (1 + pattern) * BLOCK_ROWS)
+        total_at = totals + (at + part) * OUTPUTS * BLOCK_ROWS * BLOCK_DIM + (row[:, None] * BLOCK_DIM + place[None, :])
+        total += decay[:, None] * tl.load(total_at)
+        total_masked += decay[:, None] * tl.load(total_at + (1 + pattern) * BLOCK_ROWS * BLOCK_DIM)
+    full = total / tl.where(weight == 0.0, 1.0, weight)[:, None]
+    masked = total_masked / tl.where(weight_masked == 0.0, 1.0, weight_masked)[:, None]
+    is_inside = ((block * BLOCK_ROWS + row) < num_rows)[:, None] & (place < HEAD_DIM)[None, :]
+    difference = tl.where(is_inside, masked - full, 0.0)
+    squares = tl.sum(tl.sum(difference * difference, 1), 0)
+    tl.store(errors + (lane * tl.num_programs(1) + block) * 2 + pattern, squares)
+
+
+def prepare(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    masks: RowMasks,
+    lengths: torch.Tensor | None,
+    first: int,
+    second: int,
+) -> tuple[torch.Tensor, list[Launch]]:
+    """Return the squared errors of two patterns, float32 ``(batch, num_heads, row blocks, 2)``, and what fills them."""
+    batch, num_heads, num_rows, head_dim = query.shape
+    seq_len = key.shape[2]
+    block_dim = max(16, triton.next_power_of_2(head_dim))
+    block_rows = min(MOST_ROWS, max(16, triton.next_power_of_2(num_rows)))
+    grid = batch * num_heads, -(-num_rows // block_rows), -(-seq_len // KEYS_PER_PROGRAM)
+    peaks = query.new_empty((*grid, block_rows), dtype=torch.float32)
+    weights = query.new_empty((*grid, 3, block_rows), dtype=torch.float32)
+    totals = query.new_empty((*grid, 3, block_rows, block_dim), dtype=torch.float32)
+    errors = query.new_full((batch, num_heads, grid[1], 2), torch.nan, dtype=torch.float32)
+    tensors = {"query": query, "key": key, "value": value}
+    strides = {
+        f"stride_{name}_{axis}": x.stride(i)
+        for name, x in tensors.items()
+        for i, axis in enumerate(("item", "head", "token"))
+    }
+    shared = {"peaks": peaks, "weights": weights, "totals": totals, "num_rows": num_rows}
+    constants = {"HEAD_DIM": head_dim, "BLOCK_DIM": block_dim, "BLOCK_ROWS": block_rows}
+    sums = {
+        **tensors,
+        **strides,
+        **shared,
+        **constants,
+        "lengths": lengths,
+        "row_states": masks.row_states,
+        "key_tile": masks.key_tile,
+        "row_place": masks.row_place,
+        "key_place": masks.key_place,
+        "integers": masks.integers,
+        "num_heads": num_heads,
+        "num_tiles": masks.row_states.shape[2],
+        "seq_len": seq_len,
+        "first": first,
+        "second": second,
+        "scale_log2": head_dim**-0.5 * LOG2_E,
+        "BLOCK": BLOCK_KEYS if query.element_size() == 2 and head_dim <= 128 else BLOCK_KEYS // 4,
+        "KEYS": KEYS_PER_PROGRAM,
+        "HAS_PARTIAL": masks.has_partial,
+        "INTERPRET": is_interpreted(_sums),
+    }
+    joined = {**shared, **constants, "errors": errors, "num_parts": grid[2]}
+    return errors, [
+        Launch(_sums, grid, sums, {"num_warps": 8, "num_stages": 2}),
+        Launch(_join, (grid[0], grid[1], 2), joined, {"num_warps": 4}),
+    ]
+
+
+def pattern_errors(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, masks: RowMasks, lengths: torch.Tensor | None
+) -> torch.Tensor:
+    """Return each pattern's mean squared error, float32 ``(patterns, batch, num_heads)``.
+
+    Args:
+        query: ``(batch, num_heads, rows, head_dim)``, the sampled rows.
+        key: ``(batch, num_heads, seq_len, head_dim)``.
+        value: The same shape.
+        masks: What the patterns keep on the rows.
+        lengths: ``(batch,)``; keys at or past it get no attention.
+    """
+    count = masks.row_states.shape[0]
+    found = []
+    for first in range(0, count, 2):
+        errors, launches = prepare(query, key, value, masks, lengths, first, min(first + 1, count - 1))
+        for launch in launches:
+            launch.run()
+        found.append(errors.sum(2).permute(2, 0, 1)[: count - first])
+    return torch.cat(found) / (query.shape[2] * query.shape[3])
+
+
+def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
+    """Return a case's inputs: a band exact to the token in plain order, and whole tiles in a shuffled order."""
+    batch, num_heads, seq_len, head_dim = case["shape"]
+    generator = torch.Generator(device).manual_seed(seq_len)
+    query, key, value = (
+        torch.randn(batch, num_heads, count, head_dim, generator=generator, device=device).to(dtype)
+        for count in (case["rows"], seq_len, seq_len)
+    )
+    rows = torch.randperm(seq_len, generator=generator, device=device)[: case["rows"]]
+    order = torch.randperm(seq_len, generator=generator, device=device)
+    plain, size = torch.arange(seq_len, device=device), case["tile"]
+    place = torch.stack([plain, order])
+    tile = place // size
+    distance = (tile[:, rows, None] - torch.arange(-(-seq_len // size), device=device)).abs()
+    width = seq_len // 5
+    states = (distance * size <= width + size) * torch.tensor([PARTIAL, FULL], device=device)[:, None, None]
+    band = PatternIntegers(width, query_stop=seq_len, key_stop=seq_len, sink_stop=min(size, seq_len))
+    lengths = case.get("lengths")
+    return {
+        "query": query,
+        "key": key,
+        "value": value,
+        "masks": RowMasks(
+            states.to(torch.int8),
+            tile.to(torch.int32),
+            place[:, rows].to(torch.int32),
+            place.to(torch.int32),
+            torch.tensor([band, PatternIntegers()], dtype=torch.int32, device=device),
+            True,
+        ),
+        "lengths": None if lengths is None else torch.tensor(lengths, device=device),
+    }
+
+
+def _prepare(inputs: Inputs, capability: int) -> tuple[tuple[torch.Tensor, ...], list[Launch]]:
+    errors, launches = prepare(**inputs, first=0, second=1)
+    return (errors,), launches
+
+
+def reference(inputs: Inputs, rows: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    """Return the squared errors summed over rows in blocks, ``(batch, num_heads, row blocks, 2)``."""
+    query, key, value, masks = (inputs[name] for name in ("query", "key", "value", "masks"))
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if inputs["lengths"] is not None:
+        is_padding = torch.arange(key.shape[2], device=key.device) >= inputs["lengths"][:, None]
+        scores = scores.masked_fill(is_padding[:, None, None, :], -torch.inf)
+    probability = scores.softmax(-1)
+    errors = []
+    for pattern in range(2):
+        kept = probability * masks.keep(pattern)
+        masked = (kept @ value) / kept.sum(-1, keepdim=True).clamp(min=torch.finfo(kept.dtype).tiny)
+        errors.append((masked - probability @ value).square().sum(-1))
+    blocks = [block.sum(2) for block in torch.stack(errors, -1).split(MOST_ROWS, dim=2)]
+    return (torch.stack(blocks, 2),)
+
+
+def _flops(case: Case) -> float:
+    batch, num_heads, seq_len, head_dim = case["shape"]
+    return 8.0 * batch * num_heads * case["rows"] * seq_len * head_dim
+
+
+def _bytes(case: Case, element_size: int) -> float:
+    return 2.0 * math.prod(case["shape"]) * element_size
+
+
+SPEC = Spec(
+    inputs=_inputs,
+    prepare=_prepare,
+    reference=reference,
+    rows_axis=None,
+    cases=(
+        {"shape": (1, 2, 131, 64), "rows": 13, "tile": 32},
+        {"shape": (2, 1, 150, 48), "rows": 70, "tile": 20, "lengths": [150, 90]},
+        {"shape": (1, 1, 40, 128), "rows": 32, "tile": 16},
+    ),
+    paper_cases=(
+        {"shape": (1, 24, 119_056, 128), "rows": 64, "tile": 128},
+        {"shape": (1, 40, 75_600, 128), "rows": 64, "tile": 128},
+        {"shape": (2, 48, 45_106, 64), "rows": 32, "tile": 128},
+    ),
+    flops=_flops,
+    bytes=_bytes,
+)

@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q
 
-.PHONY: help setup demo test test-full test-gpu lint format clean
+.PHONY: help setup demo test test-full test-gpu bench-kernels lint format clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-full: $(READY)  ## Run the slow tests: kills, browsers, whole runs; then, a
 test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU; fails where there is none
 	@$(RUN) -c "import sys, torch; torch.cuda.is_available() or sys.exit('error: torch finds no NVIDIA GPU here: no test was run')"
 	@$(PYTEST) -m gpu
+
+bench-kernels: $(READY)  ## Time our kernels on an NVIDIA GPU, each checked first, into runs/kernels
+	@$(RUN) -m experiments.bench_kernels --overwrite
 
 lint: $(READY)  ## Check style and types
 	@$(RUN) -m ruff check .

@@ -74,7 +74,7 @@ ROOMS = {
     # The training of the embedded model stands by itself; the other verbs use the whole library.
     "experiments.tiny": Room("", "numpy torch diffusers transformers tokenizers safetensors skimage PIL"),
     "experiments": Room(
-        "svg.* experiments.tiny",
+        "svg.* svg_kernels experiments.tiny",
         "numpy torch diffusers transformers safetensors PIL pyarrow hydra omegaconf wandb tqdm",
     ),
     # Reads records only.

@@ -330,6 +330,7 @@ SPEC = Spec(
     prepare=_prepare,
     reference=reference,
     rows_axis=None,
+    has_baseline=True,
     cases=(
         {"shape": (1, 2, 131, 64), "rows": 13, "tile": 32},
         {"shape": (2, 1, 150, 48), "rows": 70, "tile": 20, "lengths": [150, 90]},

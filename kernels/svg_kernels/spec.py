@@ -24,6 +24,8 @@ class Spec:
         reference: (inputs, rows or None) -> what the outputs must be, in plain torch and in the inputs' own dtype; of
             these sequence positions only where the outputs have that axis and rows are given.
         rows_axis: Axis of the outputs that rows index; None where they have no such axis.
+        has_baseline: Whether the reference, as a whole, is what people run without the kernel; not where it would hold
+            a score of every pair.
         cases: Small, odd shapes for tests.
         paper_cases: Full-size shapes for benchmarks.
         flops: case -> operations of its matrix products; 0 where memory is what counts.
@@ -34,6 +36,7 @@ class Spec:
     prepare: Callable[[Inputs, int], tuple[tuple[torch.Tensor, ...], list[Launch]]]
     reference: Callable[[Inputs, torch.Tensor | None], tuple[torch.Tensor, ...]]
     rows_axis: int | None
+    has_baseline: bool
     cases: tuple[Case, ...]
     paper_cases: tuple[Case, ...]
     flops: Callable[[Case], float]

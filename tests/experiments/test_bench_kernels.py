@@ -1,0 +1,72 @@
+"""The kernels' benchmark, rehearsed without a GPU: rows with their origin, and no time for a kernel that is wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+from experiments import bench_kernels
+from svg.results import list_runs, read_measurements, read_run
+from svg_kernels import profiling
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="rehearses in the interpreter; a GPU runs it for real"
+)
+
+
+def bench(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["bench_kernels", *arguments])
+    return bench_kernels.main()
+
+
+def small(folder) -> tuple[str, ...]:
+    return "--size", "small", "--dtype", "float32", "--repeats", "2", "--kernel", "profiling", "--runs-dir", str(folder)
+
+
+def test_a_rehearsal_writes_a_run_of_rows_for_every_case(monkeypatch, tmp_path, capsys):
+    assert bench(monkeypatch, *small(tmp_path)) == 0
+    [path] = list_runs(tmp_path)
+    record, rows = read_run(path), read_measurements(path).to_pylist()
+    assert (record.status, record.method, record.model) == ("complete", "profiling", "kernels")
+    assert "versions" in record.provenance
+    assert [json.loads(prompt["text"])["shape"] for prompt in record.prompts] == [
+        list(case["shape"]) for case in profiling.SPEC.cases
+    ]
+    timed = [row for row in rows if row["quantity"] == "latency_ms"]
+    assert {(row["prompt_id"], row["protocol"]) for row in timed} == {
+        (str(case), protocol) for case in range(3) for protocol in ("ours", "eager")
+    }
+    assert all(row["value"] > 0 and row["n"] == 2 for row in timed)
+    assert capsys.readouterr().out.count("profiling ") == 3
+
+
+def test_a_wrong_kernel_gets_no_time(monkeypatch, tmp_path, capsys):
+    wrong = torch.full((1,), torch.nan), torch.zeros(1)
+    monkeypatch.setattr(bench_kernels, "errors", lambda outputs, exact: (float(wrong[0]), 0.0))
+    assert bench(monkeypatch, *small(tmp_path)) == 2
+    assert "the kernel is wrong on this machine" in capsys.readouterr().err
+    [path] = list_runs(tmp_path)
+    assert read_run(path).status == "failed"
+    assert read_measurements(path).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--repeats", "1"), "--repeats is 1; it must be at least 2"),
+        (("--size", "paper"), "--size is paper, --dtype bfloat16: a CPU needs small and float32"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(monkeypatch, tmp_path, capsys, arguments, message):
+    assert bench(monkeypatch, *arguments, "--runs-dir", str(tmp_path)) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_gpu_and_an_interpreter_it_says_what_to_set(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert bench(monkeypatch, "--runs-dir", str(tmp_path)) == 2
+    assert "set TRITON_INTERPRET=1 and --size small" in capsys.readouterr().err

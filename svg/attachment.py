@@ -263,11 +263,11 @@ class Attachment:
             plan, backend, fallback = AttentionPlan.dense(inputs.key_lengths), self.dense_backend, str(refusal)
         if plan.is_reordered:
             with self.phases.phase("reordering"):
-                query, key, value = plan.arrange(query, key, value)
+                query, key, value = self.operations.arrange(plan, query, key, value)
         with self.phases.phase("attention"):
             output = backend(query, key, value, plan)
         if plan.is_reordered:
             with self.phases.phase("reordering"):
-                output = plan.restore(output)
+                output = self.operations.restore(plan, output)
         self.receipt.record(context, backend.name, plan, fallback, self._item_branches)
         return output

@@ -1,4 +1,4 @@
-"""What methods compute with on a GPU: profiling by our kernel, without a mask of all pairs in memory."""
+"""What an attachment computes with on a GPU: profiling and reordering by our kernels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from svg.block_mask import FULL, PARTIAL
 from svg.operations import TorchOperations
 from svg.order import inverse
 from svg.pattern_integers import pattern_integers
-from svg.plan import HeadPattern
+from svg.placement import resident, send
+from svg.plan import AttentionPlan, HeadPattern
 from svg_kernels import profiling
+from svg_kernels.reorder import reorder
 
 MOST_HEAD_DIM = 128
 
@@ -22,6 +24,27 @@ MOST_HEAD_DIM = 128
 @dataclass(frozen=True)
 class KernelOperations(TorchOperations):
     """Plain torch, save what a kernel of ours computes faster."""
+
+    def arrange(
+        self, plan: AttentionPlan, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As ``AttentionPlan.arrange``, number for number; the outputs are contiguous."""
+        if not plan.is_reordered:
+            return query, key, value
+        queries, keys, _ = _orders(plan.patterns, query.shape[2], query.device)
+        assignment = resident(plan.assignment, query.device)
+        return (
+            reorder(_with_whole_rows(query), queries, assignment),
+            reorder(_with_whole_rows(key), keys, assignment),
+            reorder(_with_whole_rows(value), keys, assignment),
+        )
+
+    def restore(self, plan: AttentionPlan, output: torch.Tensor) -> torch.Tensor:
+        """As ``AttentionPlan.restore``, number for number; the result is contiguous."""
+        if not plan.is_reordered:
+            return output
+        _, _, undo = _orders(plan.patterns, output.shape[2], output.device)
+        return reorder(_with_whole_rows(output), undo, resident(plan.assignment, output.device))
 
     def profile(
         self,
@@ -39,10 +62,27 @@ class KernelOperations(TorchOperations):
         """
         if dtype != torch.float32 or query.dtype == torch.float64 or query.shape[-1] > MOST_HEAD_DIM:
             return super().profile(query, key, value, patterns, rows, dtype, key_lengths)
-        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
-        lengths = None if key_lengths is None else key_lengths.to(query.device)
+        query, key, value = (_with_whole_rows(x) for x in (query, key, value))
+        lengths = None if key_lengths is None else send(key_lengths, query.device)
         masks = _palette(tuple(patterns), key.shape[2], query.device).on_rows(rows)
         return profiling.pattern_errors(query, key, value, masks, lengths)
+
+
+def _with_whole_rows(x: torch.Tensor) -> torch.Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+@lru_cache(maxsize=4)
+def _orders(
+    patterns: tuple[HeadPattern, ...], seq_len: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the orders of queries, of keys, and back from queries, each int32 ``(patterns, seq_len)``."""
+    plain = torch.arange(seq_len)
+    queries = [plain if pattern.query_order is None else pattern.query_order.cpu() for pattern in patterns]
+    keys = [plain if pattern.key_order is None else pattern.key_order.cpu() for pattern in patterns]
+    undo = [inverse(order) for order in queries]
+    first, second, third = (torch.stack(orders).to(device, torch.int32) for orders in (queries, keys, undo))
+    return first, second, third
 
 
 class _Palette(NamedTuple):

@@ -27,9 +27,28 @@ class Pattern(Protocol):
     def keep(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor: ...
 
 
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class Plan(Protocol):
+    """What laying tensors out needs to know of an attention plan."""
+
+    def arrange(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Tensors: ...
+
+    def restore(self, output: torch.Tensor) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True)
 class TorchOperations:
     """Reference implementations; a faster set with the same methods may be handed to ``svg.attach`` in its place."""
+
+    def arrange(self, plan: Plan, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Tensors:
+        """Return ``(batch, num_heads, seq_len, head_dim)`` tensors in the plan's orders."""
+        return plan.arrange(query, key, value)
+
+    def restore(self, plan: Plan, output: torch.Tensor) -> torch.Tensor:
+        """Return an output in the original order."""
+        return plan.restore(output)
 
     def profile(
         self,

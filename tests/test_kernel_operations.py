@@ -44,3 +44,20 @@ def test_what_the_kernel_does_not_compute_is_left_to_plain_torch():
         query, key, value = tensors(dtype)
         given = query[:, :, rows], key, value, PALETTES["tiles"], rows, precision
         assert torch.equal(KernelOperations().profile(*given), TorchOperations().profile(*given))
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["a_mask_per_head_with_orders_that_differ_for_queries_and_keys", "svg_exact_to_the_token", "one_band_for_all"],
+)
+@pytest.mark.parametrize("is_head_last", [False, True])
+@pytest.mark.parametrize("device", DEVICES)
+def test_tensors_are_laid_out_and_brought_back_as_plain_torch_does_it(device, is_head_last, case):
+    plan = CASES[case]()
+    query, key, value = (x.to(device) for x in tensors(torch.bfloat16))
+    if is_head_last:
+        query, key, value = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (query, key, value))
+    arranged = KernelOperations().arrange(plan, query, key, value)
+    for found, expected in zip(arranged, plan.arrange(query, key, value), strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(KernelOperations().restore(plan, arranged[0]), query)

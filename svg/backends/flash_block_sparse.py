@@ -13,6 +13,7 @@ from svg.backends._dense_kernel import FLASH_ATTENTION_4, check_gpu
 from svg.backends._per_head import check_fits, check_tensors
 from svg.backends._tile_states import grid_states, tile_sizes
 from svg.block_mask import FULL, PARTIAL, BlockMask
+from svg.placement import resident
 from svg.plan import AttentionPlan
 
 ABLE = "triton_block_sparse or flex"
@@ -61,7 +62,7 @@ class FlashBlockSparseBackend:
 
         masks = tuple(pattern.mask for pattern in plan.patterns)
         lists = index_lists(masks, query.shape[2], query.shape[3], query.device)
-        assignment = plan.assignment.to(query.device)
+        assignment = resident(plan.assignment, query.device)
         tiles = BlockSparseTensorsTorch(
             mask_block_cnt=lists.no_counts,
             mask_block_idx=lists.no_tiles,

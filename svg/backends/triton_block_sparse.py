@@ -9,6 +9,7 @@ import torch
 
 from svg.backends._per_head import check_fits, check_tensors
 from svg.backends._tile_states import tile_lists
+from svg.placement import resident, send
 from svg.plan import AttentionPlan
 
 LEAST_CAPABILITY = (8, 0)
@@ -65,8 +66,8 @@ class TritonBlockSparseBackend:
         query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
         output = torch.empty_like(query)
         lists = tile_lists(plan, query.shape[2], query.device)
-        assignment = plan.assignment.to(query.device)
-        lengths = None if plan.key_lengths is None else plan.key_lengths.to(query.device)
+        assignment = resident(plan.assignment, query.device)
+        lengths = None if plan.key_lengths is None else send(plan.key_lengths, query.device)
         major, minor = torch.cuda.get_device_capability(query.device) if query.is_cuda else LEAST_CAPABILITY
         settings = kernel.settings_for(query.shape[-1], query.element_size(), 10 * major + minor)
         kernel.prepare(query, key, value, output, lists, assignment, lengths, settings).run()

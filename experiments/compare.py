@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
-from experiments import planning, refusals, runner
+from experiments import dry_run, planning, refusals, runner, sweeping
 from experiments.entry import command
 from experiments.schema import Config
 
 
-@partial(command, refused=refusals.record)
+@partial(command, refused=refusals.record, sweep=sweeping.sweep)
 def main(config: Config, names: planning.Names) -> None:
+    if config.dry_run:
+        plan = planning.check(config, names)
+        print(dry_run.text([sweeping.Job(names.overrides, plan)]), flush=True)
+        return
     with refusals.recorded(config, names):
         plan = planning.check(config, names)
     runner.run(plan)

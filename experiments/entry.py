@@ -20,7 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from experiments import help, schema
 from experiments.schema import Config
-from svg.results import RecordError
+from svg.results import RecordError, RunBusy
 
 # Lines of Hydra's messages that help nobody who only set a value.
 _NOISE = (
@@ -34,6 +34,11 @@ _NOISE = (
     "To append to your config",
 )
 CONF = Path(__file__).resolve().parent.parent / "conf"
+# Groups of which nothing is picked where nothing is said; a plus before them, Hydra's way to add one, is optional.
+OVERLAYS = ("experiment", "case", "launcher")
+# What a job of a sweep says that left its run to the process that is writing it.
+BUSY = "busy"
+_ADDED = tuple(f"+{group}=" for group in OVERLAYS)
 USER_ERRORS = (ValueError, RecordError, HydraException, OmegaConfBaseException, OSError)
 
 
@@ -42,6 +47,7 @@ def command(
     settings: type[Config] = Config,
     config_name: str = "config",
     refused: Callable[[DictConfig, Any, Exception], None] | None = None,
+    sweep: Callable[..., Any] | None = None,
 ) -> Callable[[], None]:
     """Make a command of a function of (settings, names): errors become one line and exit status 2.
 
@@ -50,21 +56,27 @@ def command(
         settings: Schema of its settings.
         config_name: File in ``conf/`` with its settings.
         refused: Told of a sweep's job (settings, names, error) whose settings break a rule of their schema.
+        sweep: What runs the jobs of a sweep, as ``experiments.sweeping.sweep`` does; None: Hydra, one after another.
     """
     schema.register()
 
     @wraps(task)
-    def job(config: DictConfig) -> None:
+    def job(config: DictConfig) -> str | None:
         names = _names()
         try:
             task(_checked(config, names, refused), names)
         except USER_ERRORS as error:
+            if names.is_sweep and isinstance(error, RunBusy):
+                return BUSY
             if process.pid != os.getpid() or process.wants_traceback:
                 raise
             # Kept from Hydra, which would print lines of its own.
             process.failures += 1
             _say(f"{' '.join(names.overrides)}: {one_line(error)}" if names.is_sweep else one_line(error))
+        return None
 
+    # Where Hydra's sweeper finds it.
+    job.sweep = sweep  # type: ignore[attr-defined]
     main = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)
 
     def run() -> None:
@@ -79,7 +91,8 @@ def command(
         # Hydra then raises instead of printing several lines of its own.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         # Hydra wants its own options before the settings.
-        sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+        words = [word.removeprefix("+") if word.startswith(_ADDED) else word for word in sys.argv[1:]]
+        sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
         try:
             main()
         except USER_ERRORS as error:
@@ -178,16 +191,21 @@ def _words(error: BaseException) -> str:
 
 
 def _names() -> Any:
+    hydra_config = HydraConfig.get()
+    is_sweep = hydra_config.mode == RunMode.MULTIRUN
+    return names_of(hydra_config.runtime.choices, list(hydra_config.overrides.task), is_sweep)
+
+
+def names_of(choices: Any, overrides: list[str], is_sweep: bool) -> Any:
+    """Return the ``planning.Names`` of a job from the files that Hydra picked."""
     from experiments.planning import Names
 
-    hydra_config = HydraConfig.get()
-    choices = hydra_config.runtime.choices
     return Names(
         model=choices["model"],
         method=choices["method"],
-        overrides=list(hydra_config.overrides.task),
+        overrides=overrides,
         experiment=choices.get("experiment"),
-        is_sweep=hydra_config.mode == RunMode.MULTIRUN,
+        is_sweep=is_sweep,
     )
 
 

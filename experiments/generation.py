@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-import svg
 from experiments.prompting import open_image
 from experiments.schema import ModelConfig
+from svg.attaching import attach
 from svg.cost.clock import Clock, PhaseClock
 from svg.cost.memory import peak_gib, reset_peak
 from svg.models import adapter_for
@@ -140,7 +140,7 @@ class Generator:
         hooks = [transformer.register_forward_pre_hook(before_forward) for transformer in transformers]
         reset_peak(self.device)
         try:
-            with svg.attach(self.pipeline, method, backend, dense_backend, seed=seed, phases=phases) as run:
+            with attach(self.pipeline, method, backend, dense_backend, seed=seed, phases=phases) as run:
                 clock.wait()
                 start = clock.mark()
                 video = self._call(settings)

@@ -199,9 +199,14 @@ def _files(folder: Path) -> list[Path]:
 
 def fingerprint(folder: Path) -> str:
     """Return 32 hex digits that change with the weights or the settings of a pipeline's folder."""
+    states = [(file, file.stat()) for file in _files(folder)]
+    return _fingerprint(folder, tuple((file, state.st_mtime_ns, state.st_size) for file, state in states))
+
+
+@lru_cache(maxsize=16)
+def _fingerprint(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for file in _files(folder):
-        size = file.stat().st_size
+    for file, _, size in files:
         digest.update(f"{file.relative_to(folder).as_posix()}\0{size}\0".encode())
         with file.open("rb") as stream:
             if size <= WHOLE_BYTES:

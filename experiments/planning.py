@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from experiments import prompting
 from experiments.building import build_backend, build_dense_backend, build_method
 from experiments.loading import find_folder, fingerprint
 from experiments.schema import Config
+from svg import models, provenance
+from svg.code_hash import code_hash
 from svg.methods.dense import Dense
 from svg.prompts import Prompt
 from svg.quality import metrics_by_name
@@ -35,7 +38,8 @@ class Plan:
     """A run whose settings have been checked; nothing is loaded yet.
 
     Args:
-        settings: Everything that decides what is measured, and nothing else: what the run's hash is made of.
+        settings: Everything that decides what is measured, and nothing else: neither names nor paths. The run's hash
+            is made of it.
     """
 
     config: Config
@@ -49,14 +53,24 @@ class Plan:
 
     @property
     def run_id(self) -> str:
-        """The folder's name: the given one, or model, method, kept fraction and hash."""
+        """The folder's name: the given one, or model, method, kept fraction and a hash.
+
+        The hash is that of the settings and of the machine: times of another one, or of other versions, are another
+        run.
+        """
         if self.config.run_id is not None:
             return self.config.run_id
         density = getattr(self.method, "density_requested", None)
         kept = "" if density in (None, 1.0) else f"-{density:g}"
-        return f"{self.names.model}-{self.names.method}{kept}-{self.hash[:8]}"
+        timed = config_hash({"settings": self.hash, "machine": _machine(self.device.type)})
+        return f"{self.names.model}-{self.names.method}{kept}-{timed[:8]}"
 
     @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.runs_dir) / self.run_id
+
+    @cached_property
     def hash(self) -> str:
         return config_hash(self.settings)
 
@@ -90,25 +104,35 @@ def check(config: Config, names: Names) -> Plan:
     _once("prompts", [prompt.identity for prompt in prompts])
     folder = find_folder(config.model)
     prompting.check_images(prompts, config.model)
-    # The weights count, wherever they lie, sizes included; defaults have gone into the method.
-    without = ("method_defaults", "upstream", "geometry", "transformer")
+    # The weights count, wherever they lie and whatever they are called; defaults have gone into the method.
+    without = ("path", "revision", "method_defaults", "upstream", "geometry", "transformer")
     model = {name: value for name, value in asdict(config.model).items() if name not in without}
-    model |= {"name": names.model, "fingerprint": fingerprint(folder)}
-    if config.model.revision is None:
-        del model["path"]
     settings = {
         "seed": config.seed,
         "seeds": config.seeds,
-        "model": model,
-        "method": {"name": names.method, **fields_of(method), "_target_": config.method["_target_"]},
+        "model": model | {"fingerprint": fingerprint(folder)},
+        "method": {**fields_of(method), "_target_": config.method["_target_"]},
         "backend": {"name": backend.name, **fields_of(backend)},
         "dense_backend": config.dense_backend,
         "prompts": [prompt.identity for prompt in prompts],
         "quality": {"metrics": config.quality.metrics, "protocols": config.quality.protocols},
-        "device": config.device,
+        "device": device.type,
         "threads": config.threads,
+        "code": _code(config, method, backend),
     }
     return Plan(config, names, method, backend, device, prompts, folder, settings)
+
+
+def _code(config: Config, method: Any, backend: Any) -> str:
+    """Return the hash of the code that makes and measures a run's videos."""
+    metrics = [metrics_by_name()[name].measure.__module__ for name in config.quality.metrics]
+    parts = [type(method).__module__, type(backend).__module__, models.module_of(config.model.pipeline), *metrics]
+    return code_hash("experiments.generation", *dict.fromkeys(parts))
+
+
+@cache
+def _machine(device_type: str) -> dict[str, Any]:
+    return provenance.hardware(device_type)
 
 
 def _once(name: str, values: list[Any]) -> None:

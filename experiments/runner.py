@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from experiments import refusals, rows, tracking, truncation, twins
+from experiments import refusals, resuming, rows, tracking, truncation, twins
 from experiments.building import build_dense_backend, fastest_dense_backend
 from experiments.generation import Generation, Generator
 from experiments.loading import load_pipeline
@@ -21,7 +21,7 @@ from svg import provenance
 from svg.methods.dense import Dense
 from svg.prompts import Prompt
 from svg.quality import evaluate
-from svg.results import Measurement, RunRecord, RunWriter, read_run
+from svg.results import Measurement, RunWriter
 from svg.video import write_lossless, write_preview
 
 
@@ -33,15 +33,17 @@ def run(plan: Plan) -> Path:
         RecordError: If the folder belongs to another run or is being written.
     """
     config = plan.config
-    path = Path(config.runs_dir) / plan.run_id
-    present = _complete_run(path)
-    if present is not None and present.config_hash == plan.hash and not config.overwrite:
-        print(f"{plan.run_id}: already complete, made {present.created}; overwrite=true makes it again", flush=True)
+    path = plan.path
+    found = resuming.look(plan)
+    if found.state == "done" and found.record is not None and not config.overwrite:
+        print(f"{plan.run_id}: already complete, made {found.record.created}; overwrite=true makes it again", flush=True)
         return path
-    if present is not None and not config.overwrite:
+    if found.state == "other" and not config.overwrite:
         raise ValueError(
             f"run_id={plan.run_id}: {path} holds a complete run with other settings; choose another run_id or runs_dir"
         )
+    if found.state == "damaged":
+        resuming.set_aside(plan)
     model = config.model
     with refusals.recorded(config, plan.names, plan.run_id):
         tracking.check(config.tracking)
@@ -154,10 +156,3 @@ def _write_videos(writer: RunWriter, made: Generation, twin: twins.Twin, fps: fl
     write_preview(paths.dense_preview, twin.frames, fps)
     frames, height, width, _ = made.frames.shape
     writer.add_video(**key, frames=frames, fps=fps, height=height, width=width)
-
-
-def _complete_run(path: Path) -> RunRecord | None:
-    if not (path / "run.json").is_file():
-        return None
-    record = read_run(path)
-    return record if record.status == "complete" else None

@@ -189,6 +189,7 @@ class Config:
     store_dir: str | None = None
     run_id: str | None = None
     overwrite: bool = False
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if not self.seeds:

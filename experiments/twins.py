@@ -11,13 +11,15 @@ import numpy as np
 
 from experiments.generation import Generation, Generator
 from svg import provenance
+from svg.code_hash import code_hash
 from svg.methods.dense import Dense
+from svg.models import module_of
 from svg.prompts import Prompt
 from svg.receipt import Call, Receipt
 from svg.store import DenseStore, Entry
 
 # Facts of a machine without which a time, or a rounding, is another one.
-MACHINE = ("versions", "cpu", "gpu", "threads", "hostname_hash")
+MACHINE = ("cpu", "gpu", "threads", "hostname_hash")
 # Sampler settings that decide the pixels of a dense generation.
 SAMPLER = (
     "num_inference_steps",
@@ -120,4 +122,8 @@ class Twins:
             "backend": dense_backend.name,
             "device": str(generator.device),
             "machine": {name: machine[name] for name in MACHINE},
+            "versions": provenance.hardware(generator.device.type)["versions"],
+            "code": code_hash(
+                "experiments.generation", type(dense_backend).__module__, module_of(generator.model.pipeline)
+            ),
         }

@@ -38,6 +38,20 @@ DISTRIBUTIONS = (
     "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",
 )
+# Of these, and of Python and CUDA, the ones that decide pixels and times.
+DECISIVE = (
+    "python",
+    "cuda",
+    "torch",
+    "triton",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "flash-attn",
+    "flash-attn-4",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+)
 _SECRET = re.compile(r"([^=]*(?:token|secret|password|api_?key)[^=]*=).+", re.IGNORECASE | re.DOTALL)
 
 # New files that can change a run. A prompt file or a note can not: a run's settings hold its prompts.
@@ -67,6 +81,21 @@ def collect(command: Sequence[str] | None = None, source: Path | None = None) ->
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "command": _command(command),
     }
+
+
+def hardware(device_type: str) -> dict[str, Any]:
+    """Return what a time measured by this process depends on besides its settings, as plain values.
+
+    Args:
+        device_type: ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        ``device``, the name of the GPU or the CPU; ``cores`` of a CPU; and ``versions``, the decisive ones.
+    """
+    versions = {name: version for name, version in _versions().items() if name in DECISIVE}
+    if device_type == "cuda":
+        return {"device": (_gpu() or {}).get("name"), "versions": versions}
+    return {"device": _cpu_name(), "cores": _cores(), "versions": versions}
 
 
 def _output(*command: str, cwd: Path | None = None) -> bytes | None:

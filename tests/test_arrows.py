@@ -71,6 +71,7 @@ ROOMS = {
     "svg.prompts": Room(),
     "svg.vbench": Room("svg.prompts"),
     "svg.provenance": Room(),
+    "svg.code_hash": Room(),
     # The training of the embedded model stands by itself; the other verbs use the whole library.
     "experiments.tiny": Room("", "numpy torch diffusers transformers tokenizers safetensors skimage PIL"),
     "experiments": Room(

@@ -13,6 +13,11 @@ def known_pipelines() -> list[str]:
     return sorted(name for module in _modules() for name in module.PIPELINES)
 
 
+def module_of(pipeline: str) -> str:
+    """Return the name of the module that knows a class of pipeline, one of ``known_pipelines``."""
+    return next(module.__name__ for module in _modules() if pipeline in module.PIPELINES)
+
+
 def adapter_for(pipeline: Any) -> Any:
     """Return the adapter of a diffusers pipeline.
 

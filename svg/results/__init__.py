@@ -13,8 +13,8 @@ from svg.results.record import (
     list_runs,
     read_run,
 )
-from svg.results.rows import MEASUREMENT_SCHEMA, Measurement, read_measurements
-from svg.results.writer import RunWriter, VideoPaths
+from svg.results.rows import MEASUREMENT_SCHEMA, Measurement, check_whole, read_measurements
+from svg.results.writer import RunWriter, VideoPaths, lock_path
 
 __all__ = [
     "MEASUREMENT_SCHEMA",
@@ -29,8 +29,10 @@ __all__ = [
     "Video",
     "VideoPaths",
     "canonical_json",
+    "check_whole",
     "config_hash",
     "list_runs",
+    "lock_path",
     "read_measurements",
     "read_run",
 ]

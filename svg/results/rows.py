@@ -109,7 +109,7 @@ def read_measurements(path: str | Path) -> pa.Table:
     file = Path(path) / MEASUREMENTS_FILE
     try:
         # One thread: the interpreter may abort at its end where Arrow's threads still hold a Python object.
-        table = pq.ParquetFile(pa.BufferReader(file.read_bytes())).read(use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(file.read_bytes()), page_checksum_verification=True).read(use_threads=False)
     except FileNotFoundError:
         raise RecordError(f"{path} is half a run: it has no {MEASUREMENTS_FILE}") from None
     except (OSError, pa.ArrowException) as error:
@@ -119,10 +119,21 @@ def read_measurements(path: str | Path) -> pa.Table:
     return table
 
 
+def check_whole(path: str | Path) -> None:
+    """Raise ``RecordError`` unless the rows of a run's folder are there with beginning and end; reads no row."""
+    file = Path(path) / MEASUREMENTS_FILE
+    try:
+        pq.read_metadata(file)
+    except FileNotFoundError:
+        raise RecordError(f"{path} is half a run: it has no {MEASUREMENTS_FILE}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise RecordError(f"{file} is damaged: {' '.join(str(error).split())}") from None
+
+
 def to_parquet(record: RunRecord, rows: Sequence[Measurement]) -> bytes:
     """Return the Parquet file of a run's rows, with the run's own columns first."""
     shared = {name: [getattr(record, name)] * len(rows) for name in _RUN_COLUMNS}
     own = {name: [getattr(row, name) for row in rows] for name, _, _ in _COLUMNS if name not in _RUN_COLUMNS}
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({**shared, **own}, schema=MEASUREMENT_SCHEMA), sink, compression="zstd")
+    pq.write_table(pa.table({**shared, **own}, schema=MEASUREMENT_SCHEMA), sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue().to_pybytes()

@@ -105,7 +105,7 @@ class RunWriter:
         self._rows: list[Measurement] = []
         self._videos: list[Video] = []
         self._partial = partial_folder(self.path)
-        self._lock = Lock(self.path.with_name(f".lock-{run_id}"))
+        self._lock = Lock(lock_path(self.path))
 
     def __enter__(self) -> Self:
         try:
@@ -214,6 +214,11 @@ class RunWriter:
         if self._lock.is_held:
             shutil.rmtree(self._partial, ignore_errors=True)
             self._lock.release()
+
+
+def lock_path(path: Path) -> Path:
+    """Return the file that whoever writes the run of this folder holds locked."""
+    return path.with_name(f".lock-{path.name}")
 
 
 def _check_name(setting: str, name: str) -> None:

@@ -1,0 +1,106 @@
+"""Runs the jobs of a sweep that are not done yet, whichever launcher is configured and whoever else runs them too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.utils import JobStatus
+
+from experiments import dry_run, planning, resuming
+from experiments.composing import Composer
+from experiments.entry import BUSY, USER_ERRORS, one_line
+from svg.atomic import Lock
+from svg.results import RunSchemaError, lock_path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep.
+
+    Args:
+        overrides: Its command line.
+        plan: The checked run; None where its settings are refused.
+        refusal: Why, in one line.
+    """
+
+    overrides: Sequence[str]
+    plan: planning.Plan | None
+    refusal: str = ""
+
+
+def sweep(master: Any, loader: Any, launcher: Any, expanded: Sequence[Sequence[str]]) -> list[Any]:
+    """Launch what is not done of a sweep, and return what the launcher did.
+
+    A run that another process is writing is left to it; once all others are made, it is waited for, and made here if
+    it has not come.
+
+    Args:
+        master: The sweep's settings, Hydra's own among them.
+        loader: Hydra's configuration loader.
+        launcher: Hydra's launcher.
+        expanded: The overrides of every job.
+    """
+    jobs = list(plans(master, loader, expanded))
+    if any(job.plan is not None and job.plan.config.dry_run for job in jobs):
+        print(dry_run.text(jobs), flush=True)
+        return []
+    # One that is refused is launched all the same: it says itself why.
+    todo = [job for job in unlike(jobs) if job.plan is None or not is_done(job.plan)]
+    print(_counts(jobs, todo), flush=True)
+    results: list[Any] = []
+    while todo:
+        new = list(launcher.launch([list(job.overrides) for job in todo], initial_job_idx=len(results)))
+        results += new
+        todo = [job for job, result in zip(todo, new, strict=True) if _is_busy(result)]
+        for job in todo:
+            assert job.plan is not None, "a refused job writes nothing"
+            wait_for(job.plan)
+        todo = [job for job in todo if job.plan is not None and not is_done(job.plan)]
+    for result in results:
+        # Raises what a job in another process has raised.
+        _ = result.return_value
+    return results
+
+
+def plans(master: Any, loader: Any, expanded: Sequence[Sequence[str]]) -> Iterator[Job]:
+    """Yield the job of every list of overrides, its run checked."""
+    compose = Composer(master, loader, expanded)
+    for overrides in expanded:
+        try:
+            yield Job(overrides, planning.check(*compose(overrides)))
+        except USER_ERRORS as error:
+            yield Job(overrides, None, one_line(error))
+
+
+def unlike(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs, of those that come to the same run the first only."""
+    first = {job.plan.path: job for job in reversed(jobs) if job.plan is not None}
+    return [job for job in jobs if job.plan is None or first[job.plan.path] is job]
+
+
+def is_done(plan: planning.Plan) -> bool:
+    """Return whether a run need not be made."""
+    try:
+        return not plan.config.overwrite and resuming.look(plan).state == "done"
+    except RunSchemaError:
+        # The job itself refuses.
+        return False
+
+
+def wait_for(plan: planning.Plan) -> None:
+    """Wait until no other process writes a run."""
+    lock = Lock(lock_path(plan.path))
+    lock.acquire(wait=True)
+    lock.release()
+
+
+def _is_busy(result: Any) -> bool:
+    return result.status == JobStatus.COMPLETED and result.return_value == BUSY
+
+
+def _counts(jobs: Sequence[Job], todo: Sequence[Job]) -> str:
+    runs = len(unlike(jobs))
+    same = f", {len(jobs) - runs} of {len(jobs)} jobs come to the same as another" if runs < len(jobs) else ""
+    return f"sweep: {runs} run{'s' if runs != 1 else ''}, {runs - len(todo)} already complete, {len(todo)} to make{same}"

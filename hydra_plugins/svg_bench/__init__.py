@@ -1,0 +1,1 @@
+"""Found by Hydra: the sweeper of this project."""

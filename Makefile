@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt tools/setup_environment.py
 	@touch $@
 
 demo: $(READY)  ## Run sparse against dense on the embedded model and write runs/demo/report.html
-	@$(RUN) -m experiments.compare -m +experiment=demo runs_dir=runs/demo
+	@$(RUN) -m experiments.compare -m experiment=demo runs_dir=runs/demo
 	@$(RUN) -m analysis.report runs/demo
 
 test: $(READY)  ## Run the quick tests

@@ -18,7 +18,7 @@ GROUPS = {
 }
 OVERLAYS = {
     "experiment": "a table or figure; most are sweeps and want -m",
-    "case": "a row of the demo's table",
+    "case": "several settings under one name, as sweeps compare them",
     "launcher": "how the runs of a sweep are started",
 }
 _SETTING = re.compile(r"(?P<key>[a-z_]\w*):(?P<value>.*?)(?:  # (?P<words>.*))?")
@@ -46,7 +46,7 @@ def text(command: str, summary: str, conf: Path, config_name: str = "config") ->
     parts += [_group(conf, group, default) for group, default in GROUPS.items()]
     for group, what in OVERLAYS.items():
         names = ", ".join(sorted(file.stem for file in (conf / group).glob("*.yaml")))
-        parts.append(_wrapped(f"+{group}=NAME", f"{what}: {names}"))
+        parts.append(_wrapped(f"{group}=NAME", f"{what}: {names}"))
     return "\n\n".join(parts) + "\n"
 
 

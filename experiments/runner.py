@@ -68,7 +68,9 @@ def run(plan: Plan) -> Path:
         overwrite=config.overwrite,
     )
     jobs = [(prompt, seed) for prompt in plan.prompts for seed in config.seeds]
-    ready = WarmUps(generator, plan.method, plan.backend, dense_backend)
+    # Where dense attention itself is measured, both backends are the one that was asked for.
+    own_dense = plan.backend if is_noise_floor(plan, dense_backend) else dense_backend
+    ready = WarmUps(generator, plan.method, plan.backend, own_dense)
     with Progress(plan.run_id, len(jobs) * 2 * model.num_inference_steps) as bar:
         # Alone, a wrong setting that only the model can find writes nothing; in a sweep it becomes a failed run.
         if not plan.names.is_sweep:
@@ -83,6 +85,12 @@ def run(plan: Plan) -> Path:
     tracking.publish(config.tracking, path)
     print(f"{plan.run_id}: {len(jobs)} video{'s' if len(jobs) > 1 else ''} in {path}", flush=True)
     return path
+
+
+def is_noise_floor(plan: Plan, dense_backend: Any) -> bool:
+    """Return whether a run is dense attention on a backend of its own, beside that of its twin."""
+    asked = plan.config.backend.get("name") != "auto"
+    return isinstance(plan.method, Dense) and asked and plan.backend != dense_backend
 
 
 def set_threads(config: Config) -> None:
@@ -115,11 +123,13 @@ def _measure(
     bar.say("dense")
     twin = store.get(generator, dense_backend, prompt, seed, bar.step)
     bar.say("sparse")
-    made = twin.as_generation() if isinstance(plan.method, Dense) else None
-    if made is None:
-        made = generator(prompt, seed, plan.method, plan.backend, dense_backend, on_step=bar.step)
-    else:
+    if is_noise_floor(plan, dense_backend):
+        made = generator(prompt, seed, plan.method, plan.backend, plan.backend, on_step=bar.step)
+    elif isinstance(plan.method, Dense):
+        made = twin.as_generation()
         bar.step(generator.model.num_inference_steps)
+    else:
+        made = generator(prompt, seed, plan.method, plan.backend, dense_backend, on_step=bar.step)
     if rows.busy_reason(made, twin.timing) is not None:
         # The twin may have been timed on a busy machine: its time of right now is the better one.
         bar.say("timing dense again")

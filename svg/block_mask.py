@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 
@@ -26,6 +27,14 @@ def tile_offsets(length: int, block_size: int) -> torch.Tensor:
     return torch.cat([torch.arange(0, length, block_size), torch.tensor([length])])
 
 
+class Pairs(Protocol):
+    """What says of each pair whether it is kept: a ``TokenPattern``, or another thing that can."""
+
+    def keep(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor: ...
+
+    def count(self, query: torch.Tensor | None = None, key_length: int | None = None) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True, eq=False)
 class BlockMask:
     """What one head computes, in the order of its plan.
@@ -41,7 +50,7 @@ class BlockMask:
     query_offsets: torch.Tensor
     key_offsets: torch.Tensor
     tile_map: torch.Tensor
-    pattern: TokenPattern | None = None
+    pattern: Pairs | None = None
 
     def __post_init__(self) -> None:
         shape = (self.query_offsets.numel() - 1, self.key_offsets.numel() - 1)

@@ -29,7 +29,7 @@ class Room(NamedTuple):
 # What a plan is made of: data, and the torch arithmetic on it.
 PLAN = "svg.layout svg.context svg.placement svg.order svg.pattern svg.block_mask svg.operations svg.plan"
 # What several methods share.
-SHARED = "svg.schedule svg.method svg.palette svg.bands svg.tile_choice"
+SHARED = "svg.schedule svg.method svg.palette svg.in_place svg.bands svg.tile_choice"
 
 ROOMS = {
     "svg": Room(),
@@ -50,6 +50,7 @@ ROOMS = {
     # A method decides: no kernel, no backend, no model.
     "svg.method": Room(f"{PLAN} svg.schedule", "torch"),
     "svg.palette": Room(PLAN, "torch"),
+    "svg.in_place": Room(PLAN, "torch"),
     "svg.bands": Room(f"{PLAN} svg.schedule svg.method svg.palette", "torch"),
     "svg.tile_choice": Room(PLAN, "torch"),
     "svg.methods": Room(f"{PLAN} {SHARED}", "torch"),

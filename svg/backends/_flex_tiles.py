@@ -51,6 +51,8 @@ def palette(plan: AttentionPlan, seq_len: int, sizes: tuple[int, int], device: t
             continue
         by_device = _entry_of.setdefault(pattern.mask, {})
         if device not in by_device:
+            # ``FlexBackend.check`` has refused what is no band.
+            assert pattern.mask.pattern is None or isinstance(pattern.mask.pattern, TokenPattern)
             by_device[device] = _entry(pattern.mask.tile_map, pattern.mask.pattern, device)
         entries.append(by_device[device])
     return Palette(

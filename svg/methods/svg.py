@@ -13,6 +13,7 @@ import torch
 
 from svg.bands import SPATIAL, TEMPORAL, BandMethod
 from svg.context import AttentionContext
+from svg.in_place import in_place
 from svg.layout import TokenLayout
 from svg.method import check_choice
 from svg.palette import upstream_profiled_patterns
@@ -29,6 +30,8 @@ class SparseVideoGen(BandMethod):
         row_range: Where rows are drawn from: ``"all"`` or ``"first_10000"`` (the reference code; the sequence where
             that is shorter).
         profiled_mask: What the decision is made with: ``"executed"``, the mask that runs, or ``"upstream_fixed"``.
+        layout_transform: Whether temporal heads are laid out token-major. If False they keep the same pairs where the
+            tokens stand, and many more tiles are computed: what the reordering is worth.
 
     We differ from the reference code, which is ``svg_upstream``: the mask that is profiled is the mask that runs, rows
     come from the whole sequence without replacement, the sink is the first frame for both kinds of head and counts
@@ -38,6 +41,7 @@ class SparseVideoGen(BandMethod):
     num_sampled_rows: int = 64
     row_range: Literal["all", "first_10000"] = "all"
     profiled_mask: Literal["executed", "upstream_fixed"] = "executed"
+    layout_transform: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,6 +49,10 @@ class SparseVideoGen(BandMethod):
             raise ValueError(f"method.num_sampled_rows is {self.num_sampled_rows}; it must be at least 1")
         check_choice("row_range", self.row_range, ("all", "first_10000"))
         check_choice("profiled_mask", self.profiled_mask, ("executed", "upstream_fixed"))
+
+    def palette(self, layout: TokenLayout) -> tuple[HeadPattern, HeadPattern]:
+        spatial, temporal = super().palette(layout)
+        return spatial, temporal if self.layout_transform else in_place(temporal, self.block_size)
 
     def plan(self, inputs: AttentionInputs, context: AttentionContext) -> AttentionPlan:
         palette = self.palette(context.layout)

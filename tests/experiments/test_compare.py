@@ -268,7 +268,7 @@ def test_a_misspelt_setting_stops_a_sweep_with_one_line(sparse, call, tmp_path):
 
 def test_the_demos_cases_are_a_sweep(small, call, tmp_path):
     settings = [*small, "model.method_defaults.block_size=2", "method.sparsity=0.8"]
-    status, _, err = call("-m", "+case=svg_at_50,random_at_25", *settings)
+    status, _, err = call("-m", "case=svg_at_50,random_at_25", *settings)
     assert (status, err) == (0, "")
     assert set(load.runs(tmp_path / "runs")["method"]) == {"svg", "random_blocks"}
 

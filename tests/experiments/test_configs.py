@@ -28,7 +28,7 @@ def test_every_choice_of_every_group_composes_and_builds(group, name):
 
 @pytest.mark.parametrize(("group", "name"), OVERLAYS, ids=lambda word: word)
 def test_every_experiment_and_case_composes_and_builds(group, name):
-    config = composed(f"+{group}={name}")
+    config = composed(f"{group}={name}")
     build_method(config.method, config.model.method_defaults, config.model.upstream)
 
 
@@ -68,7 +68,7 @@ def test_a_misspelt_key_in_a_yaml_is_refused_by_name(tmp_path, yaml, key):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "wrong.yaml").write_text(f"# @package _global_\n{yaml}\n")
     with pytest.raises((HydraException, ValueError)) as refusal:
-        config = composed(f"hydra.searchpath=[file://{tmp_path}]", "+experiment=wrong")
+        config = composed(f"hydra.searchpath=[file://{tmp_path}]", "experiment=wrong")
         build_method(config.method, config.model.method_defaults, config.model.upstream)
         build_backend(config.backend, "cpu")
     assert key in one_line(refusal.value)

@@ -185,6 +185,6 @@ def test_480p_and_720p_are_one_override_and_begin_from_images():
     assert [(model.height, model.width) for model in models.values()] == [(480, 832), (720, 1280)]
     assert [model.method_defaults["first_times_fp"] for model in models.values()] == [0.2, 0.35]
     assert all(model.size_from_image and model.max_sequence_length == 512 for model in models.values())
-    experiment = composed("+experiment=seed_wan_i2v")
+    experiment = composed("experiment=seed_wan_i2v")
     assert (experiment.model.path, experiment.prompts.path) == (models["720p"].path, "assets/prompts/image_to_video")
     assert (CONF.parent / experiment.prompts.path).is_dir()

@@ -11,7 +11,7 @@ from tests.experiments.conftest import composed
 
 
 def schedule_of(experiment, timesteps, num_layers, *overrides):
-    config = composed(f"+experiment={experiment}", *overrides)
+    config = composed(f"experiment={experiment}", *overrides)
     method = build_method(config.method, config.model.method_defaults, config.model.upstream)
     schedule = method.dense_schedule(len(timesteps), num_layers, timesteps)
     return method, (schedule.dense_steps, schedule.dense_layers)
@@ -26,7 +26,7 @@ def wan_timesteps(steps):
 
 @pytest.mark.parametrize(("experiment", "steps", "dense_steps"), [("seed_wan_t2v", 50, 6), ("seed_wan_i2v", 40, 5)])
 def test_wan_keeps_six_of_fifty_steps_and_four_layers_dense(experiment, steps, dense_steps):
-    config = composed(f"+experiment={experiment}")
+    config = composed(f"experiment={experiment}")
     assert (config.model.num_inference_steps, config.model.flow_shift) == (steps, 5.0)
     method, counts = schedule_of(experiment, wan_timesteps(steps), 40)
     assert counts == (dense_steps, 4)
@@ -57,7 +57,7 @@ def test_cogvideox_keeps_ten_of_fifty_steps_and_two_layers_dense():
 
 
 def test_a_family_that_we_do_not_know_is_refused_in_one_line(call, tmp_path):
-    status, out, err = call("+experiment=seed_wan_t2v", "model.pipeline=LTXPipeline", f"runs_dir={tmp_path / 'runs'}")
+    status, out, err = call("experiment=seed_wan_t2v", "model.pipeline=LTXPipeline", f"runs_dir={tmp_path / 'runs'}")
     assert (status, out) == (2, "")
     assert "model.pipeline=LTXPipeline is not implemented; implemented are: " in err
     assert err.count("\n") == 1

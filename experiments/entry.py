@@ -20,7 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from experiments import help, schema
 from experiments.schema import Config
-from svg.results import RecordError, RunBusy
+from svg.results import RecordError, RunBusy, RunExists
 
 # Lines of Hydra's messages that help nobody who only set a value.
 _NOISE = (
@@ -68,6 +68,10 @@ def command(
         except USER_ERRORS as error:
             if names.is_sweep and isinstance(error, RunBusy):
                 return BUSY
+            if names.is_sweep and isinstance(error, RunExists):
+                # Another process has made it since this one looked.
+                print(error, flush=True)
+                return None
             if process.pid != os.getpid() or process.wants_traceback:
                 raise
             # Kept from Hydra, which would print lines of its own.

@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q
 
-.PHONY: help setup demo test test-full test-gpu bench-kernels lint format clean
+.PHONY: help setup demo test test-full test-gpu bench-kernels lint format store-gc clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ lint: $(READY)  ## Check style and types
 format: $(READY)  ## Bring the code into shape
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
+
+store-gc: $(READY)  ## Show the stored dense twins of RUNS (runs); with DELETE=1 free those that no run uses
+	@$(RUN) -m experiments.store_gc $(or $(RUNS),runs) $(if $(STORE),--store $(STORE)) $(if $(filter 1,$(DELETE)),--delete)
 
 clean:  ## Remove the environment and what tools left; keeps runs/
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

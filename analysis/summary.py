@@ -96,6 +96,10 @@ def cell(row: pd.Series, quantity: str, *, interval: bool = True) -> str:
     if pd.isna(row[quantity]):
         return row[f"{quantity}_note"]
     text = template.format(row[quantity])
+    if quantity == "density_executed" and not pd.isna(row["density_requested"]):
+        # What rounding, or the reference code's way to count, has made of what was asked for.
+        off = f"{row[quantity] - row['density_requested']:+.3f}"
+        text += f" ({off})" if float(off) else ""
     if interval and not pd.isna(row[f"{quantity}_ci95"]):
         text += f" ± {template.format(row[f'{quantity}_ci95']).rstrip('×')}"
     return text

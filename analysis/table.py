@@ -98,7 +98,10 @@ def _header(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
 
 
 def _legend(table: pd.DataFrame, notes: dict[str, int], width: int) -> list[str]:
+    whole = table[table["density_executed"].notna()]
     texts = ["density: share of query-key pairs computed in sparse calls, tile by tile."]
+    if any("(" in cell(row, "density_executed", interval=False) for _, row in whole.iterrows()):
+        texts.append("In brackets: how far that is from the share asked for.")
     if table["denoise_speedup"].notna().any():
         texts.append("speed-up: of the whole generation; denoising: of its steps alone.")
     if any(table[f"{name}_ci95"].notna().any() for name in _INTERVALS):

@@ -39,6 +39,7 @@ class Generation:
         spans: Every span of the phases attention, profiling and reordering, in the order of the attention calls.
         peak_gib: Most memory held meanwhile.
         receipt: What ran.
+        latents: The transformer's last output, before decoding.
     """
 
     frames: np.ndarray | None
@@ -49,6 +50,7 @@ class Generation:
     spans: dict[str, list[float]]
     peak_gib: float
     receipt: Receipt
+    latents: torch.Tensor | None = None
 
     @property
     def denoise_s(self) -> float:
@@ -63,6 +65,7 @@ class Generation:
             "decode_s": self.decode_s,
             "attention_s": self.spans.get("attention", []),
             "calls": [[call.step, call.layer, call.branch, call.backend] for call in self.receipt.calls],
+            "forwards": [list(forward) for forward in self.receipt.forwards],
             "peak_gib": self.peak_gib,
         }
 
@@ -101,9 +104,11 @@ class Generator:
         phases = PhaseClock(clock)
         marks: list[Any] = []
         first: list[Any] = []
+        last: list[torch.Tensor] = []
 
         def after_step(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             marks.append(clock.mark())
+            last[:] = [values["latents"]]
             on_step()
             return values
 
@@ -159,6 +164,7 @@ class Generator:
             spans=phases.spans(),
             peak_gib=peak_gib(self.device),
             receipt=run.receipt,
+            latents=last[0],
         )
 
     def size(self, prompt: Prompt) -> tuple[int, int]:

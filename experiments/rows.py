@@ -56,6 +56,33 @@ def density_rows(receipt: Receipt, requested: float | None, key: Mapping[str, An
     )
 
 
+def call_rows(receipt: Receipt, requested: float | None, key: Mapping[str, Any]) -> Iterator[Measurement]:
+    """Yield for every attention call what share was asked for and computed, and by which backend."""
+    for call in receipt.calls:
+        place = {"step": call.step, "layer": call.layer, "branch": call.branch, "backend": call.backend, **key}
+        shares = {"token": call.density_token, "tile": call.density_tile}
+        if requested is not None:
+            # A dense step or layer was asked for in full; a call that fell back was not.
+            shares["requested"] = 1.0 if call.is_dense and call.fallback is None else requested
+        for protocol, value in shares.items():
+            yield Measurement(
+                quantity="call_density", unit="1", value=value, protocol=protocol, reason=call.fallback, **place
+            )
+    for step, layer, branch in receipt.skipped:
+        yield Measurement(
+            quantity="call_density",
+            unit="1",
+            value=None,
+            n=0,
+            status="skipped",
+            reason="a step cache skipped this block",
+            step=step,
+            layer=layer,
+            branch=branch,
+            **key,
+        )
+
+
 def cost_rows(made: Generation, dense: Mapping[str, Any], key: Mapping[str, Any]) -> Iterator[Measurement]:
     """Yield times, memory and speed-ups.
 
@@ -112,7 +139,12 @@ def speedup_rows(made: Generation, dense: Mapping[str, Any], key: Mapping[str, A
     yield Measurement(quantity="denoise_speedup", value=sum(dense["step_s"]) / made.denoise_s, **faster)
     attention, twin = made.spans.get("attention", []), dense["attention_s"]
     calls = made.receipt.calls
-    assert len(attention) == len(twin) == len(calls), "one attention span per call"
+    assert len(attention) == len(calls), "one attention span per call"
+    if len(twin) != len(calls):
+        reason = f"{len(calls)} attention calls, and {len(twin)} in the dense twin: a step cache skipped others there"
+        for name in ("attention_speedup", "attention_call_speedup"):
+            yield Measurement(quantity=name, value=None, n=0, status="unavailable", reason=reason, **faster)
+        return
     sparse = [index for index, call in enumerate(calls) if not call.is_dense]
     if not sparse:
         return

@@ -152,6 +152,7 @@ def _measure(
         measured += rows.quality_rows(results, key)
     requested = getattr(plan.method, "density_requested", None)
     measured += rows.density_rows(made.receipt, requested, key)
+    measured += rows.call_rows(made.receipt, requested, key)
     measured += rows.cost_rows(made, twin.timing, key)
     measured += rows.head_rows(made.receipt, key)
     measured += warm.rows(made.receipt, key)
@@ -165,4 +166,5 @@ def _write_videos(writer: RunWriter, made: Generation, twin: twins.Twin, fps: fl
     write_preview(paths.preview, made.frames, fps)
     write_preview(paths.dense_preview, twin.frames, fps)
     frames, height, width, _ = made.frames.shape
-    writer.add_video(**key, frames=frames, fps=fps, height=height, width=width)
+    size = {"frames": frames, "height": height, "width": width}
+    writer.add_video(**key, **size, fps=fps, dense_key=twin.key)

@@ -14,6 +14,8 @@ from svg.results import read_measurements, read_run
 # What wandb shows in one table at most.
 TABLE_ROWS = 200_000
 HEADS = ("head_choice", "head_error", "head_margin")
+# A row for every attention call: for the record on disk, not for a table that people read.
+CALLS = ("call_density",)
 
 
 def check(tracking: TrackingConfig) -> None:
@@ -72,7 +74,7 @@ def publish(tracking: TrackingConfig, path: Path) -> None:
         for step, values in head_history(rows).items():
             run.log(values, step=step)
         run.log(_media(wandb, path, record))
-        plain = rows.filter(pc.invert(pc.is_in(rows["quantity"], pa.array(HEADS))))
+        plain = rows.filter(pc.invert(pc.is_in(rows["quantity"], pa.array(HEADS + CALLS))))
         run.log({"measurements": wandb.Table(dataframe=plain.to_pandas())})
         heads = rows.filter(pc.is_in(rows["quantity"], pa.array(HEADS)))
         if len(heads):

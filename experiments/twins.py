@@ -41,14 +41,16 @@ SAMPLER = (
 
 @dataclass(frozen=True)
 class Twin:
-    """A dense generation: uint8 frames (frames, height, width, 3) and ``Generation.timing``."""
+    """A dense generation: its key in the store, uint8 frames (frames, height, width, 3), ``Generation.timing``."""
 
+    key: str
     frames: np.ndarray
     timing: dict[str, Any]
 
     def as_generation(self) -> Generation:
         """Return the twin as what a run of the method ``dense`` generates: it is one already."""
-        receipt = Receipt(num_steps=len(self.timing["step_s"]))
+        forwards = [(step, branch, layers) for step, branch, layers in self.timing["forwards"]]
+        receipt = Receipt(num_steps=len(self.timing["step_s"]), forwards=forwards)
         for step, layer, branch, backend in self.timing["calls"]:
             receipt.calls.append(Call(step, layer, branch, backend, True, 1.0, 1.0, [["dense"]], {}))
         return Generation(
@@ -86,7 +88,7 @@ class Twins:
         else:
             with self._store.making(key):
                 entry = self._store.get(key) or self._make(key, generator, dense_backend, prompt, seed, on_step)
-        return Twin(entry.video(), entry.meta)
+        return Twin(key, entry.video(), entry.meta)
 
     def again(self, generator: Generator, dense_backend: Any, prompt: Prompt, seed: int) -> Twin:
         """Time a twin that the store has once more, and keep its frames with the new times."""
@@ -95,8 +97,9 @@ class Twins:
         assert entry is not None, "a twin is timed again right after it was taken"
         frames = entry.video()
         made = generator(prompt, seed, Dense(), dense_backend, dense_backend)
-        entry = self._store.put(key, frames, fps=generator.model.fps, meta=made.timing(), replace=True)
-        return Twin(frames, entry.meta)
+        settings: dict[str, Any] = {"fps": generator.model.fps, "latents": entry.latents(), "meta": made.timing()}
+        entry = self._store.put(key, frames, replace=True, **settings)
+        return Twin(key, frames, entry.meta)
 
     def _make(
         self,
@@ -109,7 +112,7 @@ class Twins:
     ) -> Entry:
         made = generator(prompt, seed, Dense(), dense_backend, dense_backend, on_step=on_step)
         assert made.frames is not None
-        return self._store.put(key, made.frames, fps=generator.model.fps, meta=made.timing())
+        return self._store.put(key, made.frames, fps=generator.model.fps, latents=made.latents, meta=made.timing())
 
     def _identity(self, generator: Generator, dense_backend: Any, prompt: Prompt, seed: int) -> dict[str, Any]:
         machine = provenance.collect(())

@@ -197,6 +197,7 @@ class Attachment:
                 dtype = given.dtype if later is None else later(module, inputs)
                 self._start_generation(len(modules), inputs, dtype)
             self._layout = self.adapter.layout(module, inputs)
+            self.receipt.forwards.append((self._clock.step, self._clock.branch, len(modules)))
 
         handle = transformer.register_forward_pre_hook(before_forward, with_kwargs=True)
         self._undo.append(handle.remove)

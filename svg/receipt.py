@@ -42,6 +42,8 @@ class Receipt:
     dense_layers: int = 0
     num_steps: int = 0
     num_layers: int = 0
+    # Step, branch and layers of every forward of a transformer.
+    forwards: list[tuple[int, str, int]] = field(default_factory=list)
     _pending: list[_Pending] = field(default_factory=list)
     _calls: list[Call] = field(default_factory=list)
 
@@ -76,6 +78,13 @@ class Receipt:
         self._calls.extend(entry.resolve() for entry in self._pending)
         self._pending.clear()
         return self._calls
+
+    @property
+    def skipped(self) -> list[tuple[int, int, str]]:
+        """Step, layer and branch of each call that a forward should have made and did not: a step cache skipped it."""
+        ran = {(call.step, call.layer, call.branch) for call in self.calls}
+        places = [(step, layer, branch) for step, branch, layers in self.forwards for layer in range(layers)]
+        return [place for place in places if place not in ran]
 
     @property
     def sparse_calls(self) -> list[Call]:

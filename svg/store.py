@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svg.atomic import Lock, partial_folder, publish, storage_error, sweep, write_bytes
+from svg.atomic import Lock, LockHeldError, partial_folder, publish, storage_error, sweep, write_bytes
 from svg.results import RecordError, canonical_json
 from svg.video import read_lossless, to_uint8, write_lossless
 
@@ -163,10 +163,54 @@ class DenseStore:
         finally:
             lock.release()
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of every generation that is there, whole or not, by key.
+
+        Raises:
+            RecordError: If the folder cannot be read.
+        """
+        try:
+            places = sorted(place for place in self.root.iterdir() if _is_key(place.name)) if self.root.exists() else []
+            return {place.name: sum(file.stat().st_size for file in place.iterdir()) for place in places}
+        except OSError as error:
+            raise RecordError(f"store {self.root} cannot be read: {error.strerror}") from error
+
+    def remove(self, keys: Iterable[str]) -> list[str]:
+        """Delete generations and return their keys; one that another process makes or writes right now stays.
+
+        Raises:
+            RecordError: If the disk refuses.
+        """
+        removed = []
+        for key in keys:
+            path = self._path(key)
+            locks = [Lock(path.with_name(f".{name}-{key}")) for name in ("making", "lock")]
+            try:
+                for lock in locks:
+                    lock.acquire()
+                # Gone in one step: no reader finds half of it.
+                hidden = partial_folder(path)
+                path.rename(hidden)
+                shutil.rmtree(hidden)
+                sweep(path)
+                removed.append(key)
+            except LockHeldError:
+                continue
+            except OSError as error:
+                raise RecordError(f"store {self.root}: {key} cannot be deleted: {error.strerror}") from error
+            finally:
+                for lock in locks:
+                    lock.release()
+        return removed
+
     def _path(self, key: str) -> Path:
-        if len(key) != 32 or not set(key) <= set("0123456789abcdef"):
+        if not _is_key(key):
             raise ValueError(f"{key!r} is not a key of the store; use DenseStore.key")
         return self.root / key
+
+
+def _is_key(name: str) -> bool:
+    return len(name) == 32 and set(name) <= set("0123456789abcdef")
 
 
 def _write_video(path: Path, frames: np.ndarray, fps: float) -> None:

@@ -42,6 +42,7 @@ class Video:
         preview: Its H.264 twin for people.
         dense_preview: H.264 of the dense twin; None where the run has none.
         frames, fps, height, width: Of the sparse video; pixels and frames per second.
+        dense_key: The dense twin's in ``svg.store``; None where the run does not say.
     """
 
     prompt_id: str
@@ -53,6 +54,7 @@ class Video:
     fps: float
     height: int
     width: int
+    dense_key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,7 @@ class RunRecord:
     config_hash: str = ""
     videos: list[Video] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
+    checksum: str | None = None
 
 
 def canonical_json(value: Any) -> str:
@@ -95,11 +98,16 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(dict(config)).encode()).hexdigest()[:16]
 
 
+def checksum(content: Mapping[str, Any]) -> str:
+    """Return 16 hex digits over everything that ``run.json`` holds but themselves."""
+    return config_hash({name: value for name, value in content.items() if name != "checksum"})
+
+
 def read_run(path: str | Path) -> RunRecord:
     """Read the ``run.json`` of one run's folder.
 
     Raises:
-        RecordError: If it is missing, damaged, or of another schema version.
+        RecordError: If it is missing, damaged, changed by hand, or of another schema version.
     """
     file = Path(path) / RUN_FILE
     try:
@@ -116,16 +124,28 @@ def read_run(path: str | Path) -> RunRecord:
             f"{file} has schema_version {version}, this version reads {SCHEMA_VERSION}; read it with the version of "
             f"this project that wrote it"
         )
+    # Records from before there was a checksum are read without one.
+    content = {"checksum": None, **content}
     missing = [name.name for name in fields(RunRecord) if name.name not in content]
     if missing or content["status"] not in ("complete", "failed"):
         raise RecordError(f"{file} is damaged: it lacks {', '.join(missing) or 'a known status'}")
     if content["run_id"] != Path(path).absolute().name:
         raise RecordError(f"{path} holds run {content['run_id']}; a run's folder must keep its name")
+    if not _is_as_written(content):
+        raise RecordError(f"{file} was changed after it was written: its content does not have the hash that it states")
     known = {name.name: content[name.name] for name in fields(RunRecord)}
     try:
         return RunRecord(**{**known, "videos": [Video(**video) for video in known["videos"]]})
     except TypeError as error:
         raise RecordError(f"{file} is damaged: {error}") from None
+
+
+def _is_as_written(content: Mapping[str, Any]) -> bool:
+    try:
+        hashes = config_hash(content["config"]), checksum(content)
+    except (TypeError, ValueError):
+        return False
+    return content["config_hash"] == hashes[0] and content["checksum"] in (None, hashes[1])
 
 
 def list_runs(runs_dir: str | Path) -> list[Path]:

@@ -39,6 +39,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, bool], ...] = (
     ("reason", pa.string(), True),
 )
 MEASUREMENT_SCHEMA = pa.schema([pa.field(name, kind, nullable) for name, kind, nullable in _COLUMNS])
+STATUSES = ("ok", "unavailable", "infinite", "skipped", "failed")
 _RUN_COLUMNS = ("run_id", "model", "method", "backend", "dense_backend")
 
 
@@ -57,8 +58,9 @@ class Measurement:
         spread: Their standard deviation; None where unknown.
         higher_is_better: Which way is better; None where neither is.
         status: ``"ok"``; ``"infinite"`` (PSNR of identical frames); ``"unavailable"`` (this machine cannot measure
-            it); ``"failed"``.
-        reason: Why there is no value; needed where the status is ``"unavailable"`` or ``"failed"``.
+            it); ``"skipped"`` (a step cache left it out); ``"failed"``.
+        reason: Why there is no value; needed where the status is neither ``"ok"`` nor ``"infinite"``.
+        backend: What computed it, where that is not the run's sparse backend.
 
     Raises:
         ValueError: If the fields contradict one another.
@@ -78,22 +80,25 @@ class Measurement:
     n: int = 1
     spread: float | None = None
     higher_is_better: bool | None = None
-    status: Literal["ok", "unavailable", "infinite", "failed"] = "ok"
+    status: Literal["ok", "unavailable", "infinite", "skipped", "failed"] = "ok"
     reason: str | None = None
+    backend: str | None = None
 
     def __post_init__(self) -> None:
         if not self.quantity or not self.unit:
             raise ValueError(f"a measurement needs a quantity and a unit, got {self.quantity!r} and {self.unit!r}")
-        if self.status not in ("ok", "unavailable", "infinite", "failed"):
-            raise ValueError(f"{self.quantity}: status {self.status!r} is not one of ok, unavailable, infinite, failed")
+        if self.status not in STATUSES:
+            raise ValueError(f"{self.quantity}: status {self.status!r} is not one of {', '.join(STATUSES)}")
         if (self.value is not None) != (self.status == "ok"):
             raise ValueError(f"{self.quantity}: value {self.value} with status {self.status!r}; only ok has a value")
-        if self.status in ("unavailable", "failed") and not self.reason:
+        if self.status not in ("ok", "infinite") and not self.reason:
             raise ValueError(f"{self.quantity}: status {self.status!r} needs a reason")
         for name in ("value", "spread"):
             number = getattr(self, name)
             if number is not None and not (isinstance(number, Real) and math.isfinite(number)):
                 raise ValueError(f"{self.quantity}: {name} is {number!r}; a record holds finite numbers only")
+        if self.unit == "s" and self.value is not None and self.value < 0:
+            raise ValueError(f"{self.quantity}: value is {self.value} s; a clock ran backwards")
         for name in ("seed", "step", "layer", "head", "frame", "n"):
             index, bits = getattr(self, name), 63 if name in ("seed", "n") else 31
             if not (index is None and name != "n") and not (isinstance(index, Integral) and abs(index) < 2**bits):
@@ -134,6 +139,7 @@ def to_parquet(record: RunRecord, rows: Sequence[Measurement]) -> bytes:
     """Return the Parquet file of a run's rows, with the run's own columns first."""
     shared = {name: [getattr(record, name)] * len(rows) for name in _RUN_COLUMNS}
     own = {name: [getattr(row, name) for row in rows] for name, _, _ in _COLUMNS if name not in _RUN_COLUMNS}
+    own["backend"] = [row.backend or record.backend for row in rows]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({**shared, **own}, schema=MEASUREMENT_SCHEMA), sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue().to_pybytes()

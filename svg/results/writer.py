@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -22,11 +23,14 @@ from svg.results.record import (
     RunRecord,
     Video,
     canonical_json,
+    checksum,
     config_hash,
     read_run,
 )
 from svg.results.rows import Measurement, to_parquet
 
+# By how much the wall clock may gain or lose on the steady one during a run.
+CLOCK_SLACK_S = 60.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]{0,199}")
 
 
@@ -84,6 +88,7 @@ class RunWriter:
     ) -> None:
         _check_name("run_id", run_id)
         self.path = Path(runs_dir) / run_id
+        self._began, self._began_monotonic = datetime.now(UTC), time.monotonic()
         self._record = RunRecord(
             run_id=run_id,
             model=model,
@@ -96,7 +101,7 @@ class RunWriter:
             seeds=list(seeds),
             overrides=list(overrides),
             experiment=experiment,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=self._began.isoformat(timespec="seconds"),
             config_hash=config_hash(config),
         )
         # Found now, not after an hour of generation.
@@ -155,8 +160,20 @@ class RunWriter:
         folder = self._partial / "videos"
         return VideoPaths(folder / f"{stem}.mkv", folder / f"{stem}.mp4", folder / f"{stem}.dense.mp4")
 
-    def add_video(self, prompt_id: str, seed: int, *, frames: int, fps: float, height: int, width: int) -> Video:
+    def add_video(
+        self,
+        prompt_id: str,
+        seed: int,
+        *,
+        frames: int,
+        fps: float,
+        height: int,
+        width: int,
+        dense_key: str | None = None,
+    ) -> Video:
         """Record the files at ``video_paths``: the sparse video and whichever previews are there.
+
+        ``dense_key`` is the dense twin's in ``svg.store``.
 
         Raises:
             ValueError: If the sparse video is not there or is empty.
@@ -175,6 +192,7 @@ class RunWriter:
             fps=float(fps),
             height=height,
             width=width,
+            dense_key=dense_key,
         )
         self._videos.append(video)
         return video
@@ -185,9 +203,14 @@ class RunWriter:
 
     def _commit(self, error: Exception | None) -> None:
         record = replace(self._record, videos=self._videos)
+        jump = (datetime.now(UTC) - self._began).total_seconds() - (time.monotonic() - self._began_monotonic)
+        if abs(jump) > CLOCK_SLACK_S:
+            # Its place among other runs is unknown, so that it stands apart from them.
+            record = replace(record, provenance={**record.provenance, "clock_jump_s": round(jump, 1)})
         if error is not None:
             message = " ".join(str(error).split())[:2000]
             record = replace(record, status="failed", error={"type": type(error).__name__, "message": message})
+        record = replace(record, checksum=checksum(asdict(record)))
         write_bytes(self._partial / MEASUREMENTS_FILE, to_parquet(record, self._rows))
         text = json.dumps(asdict(record), indent=2, ensure_ascii=False, allow_nan=False)
         # What UTF-8 cannot say (a stray byte of the command line) becomes JSON's own escape.

@@ -320,3 +320,31 @@ def test_generate_makes_the_videos_that_compare_makes(sparse, call, tmp_path):
     assert np.array_equal(read_lossless(made), read_lossless(path / read_run(path).videos[0].sparse))
     status, _, err = call("method=svg", *sparse, command="generate")
     assert (status, "overwrite=true" in err) == (2, True)
+
+
+def test_every_attention_call_is_a_row_with_its_backend_and_what_was_asked_and_computed(finished):
+    rows = rows_of(finished)
+    calls = rows[(rows["quantity"] == "call_density") & (rows["seed"] == 1)]
+    # 3 steps, 2 layers of which the first is dense, 2 branches.
+    assert len(calls) == 3 * 2 * 2 * 3
+    wide = calls.pivot(index=["step", "layer", "branch"], columns="protocol", values="value").reset_index()
+    dense, sparse = wide[wide["layer"] == 0], wide[wide["layer"] == 1]
+    assert (dense[["requested", "token", "tile"]] == 1).all(axis=None)
+    assert (sparse["requested"] == 0.7).all()
+    # Whole tiles of 4 of 27 x 27 pairs: rounding leaves out fewer than two of them.
+    assert (sparse["requested"] - sparse["tile"]).between(0, 8 / 27**2).all()
+    assert set(calls[calls["layer"] == 0]["backend"]) == {"sdpa"}
+    assert set(calls[calls["layer"] == 1]["backend"]) == {"cpu_gather"}
+    assert calls["reason"].isna().all()
+
+
+def test_dense_attention_on_another_kernel_is_a_noise_floor_beside_the_twin(small):
+    path = runner.run(planned(*small, "backend=reference", "dense_backend=sdpa", "model.dtype=bfloat16", method="dense"))
+    rows = rows_of(path)
+    assert read_run(path).backend == "reference"
+    calls = rows[rows["quantity"] == "call_density"]
+    assert set(calls["backend"]) == {"reference"} and (calls["value"] == 1).all()
+    psnr = rows[(rows["quantity"] == "psnr_db") & rows["frame"].isna()]
+    # Another order of the same sums: not the same video, and near it.
+    assert list(psnr["status"]) == ["ok"] and psnr["value"].item() > 30
+    assert value(rows, "density_executed", "tile") == 1

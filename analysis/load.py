@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
-from svg.results import (
-    MEASUREMENT_SCHEMA,
-    RecordError,
-    RunRecord,
-    RunSchemaError,
-    list_runs,
-    read_measurements,
-    read_run,
-)
+from svg.results import RecordError, read_all
+from svg.results.index import Found
 
 _ORDER = ("run_id", "status", "error.type", "error.message", "created", "model", "method", "backend", "dense_backend")
 # What a measurement row is told of its run; ``status`` is the measurement's own.
@@ -44,12 +36,12 @@ def runs(root: str | Path) -> pd.DataFrame:
         RecordError: If ``root`` is missing or holds no run, or a run has another schema version.
     """
     rows = []
-    for path in _paths(root):
-        record, _, error = _read(path)
-        facts = {"run_id": path.name, "status": "damaged", "error": {"type": "RecordError", "message": str(error)}}
-        if record is not None:
-            facts = asdict(record)
-        rows.append({**_flat(facts), "path": str(path)})
+    for found in _found(root)[0]:
+        facts = found.facts
+        if facts is None:
+            error = {"type": "RecordError", "message": str(found.error)}
+            facts = {"run_id": found.path.name, "status": "damaged", "error": error}
+        rows.append({**_flat(facts), "path": str(found.path)})
     frame = pd.DataFrame(rows, dtype=object)
     # The first columns are there even if all null: a reader may ask for the errors of runs that went well.
     frame = frame.reindex(columns=[*dict.fromkeys([*_ORDER, *frame.columns])])
@@ -70,36 +62,24 @@ def measurements(root: str | Path) -> pd.DataFrame:
     Raises:
         RecordError: If ``root`` is missing or holds no run, or a run has another schema version.
     """
-    tables = [MEASUREMENT_SCHEMA.empty_table()]
+    found, table = _found(root)
     facts = []
-    for path in _paths(root):
-        record, table, error = _read(path)
-        if record is None or table is None:
-            warnings.warn(f"left out: {error}", stacklevel=2)
+    for run in found:
+        if run.facts is None:
+            warnings.warn(f"left out: {run.error}", stacklevel=2)
             continue
-        tables.append(table)
-        facts.append({"run_id": record.run_id} | {new: getattr(record, old) for old, new in _RUN_COLUMNS.items()})
-    frame = pa.concat_tables(tables).to_pandas(types_mapper=_TYPES.get, use_threads=False)
+        facts.append({"run_id": run.facts["run_id"], **{new: run.facts[old] for old, new in _RUN_COLUMNS.items()}})
+    frame = table.to_pandas(types_mapper=_TYPES.get, use_threads=False)
     known = pd.DataFrame(facts, columns=["run_id", *_RUN_COLUMNS.values()], dtype="string")
     known["created"] = pd.to_datetime(known["created"], utc=True, format="ISO8601")
     return frame.merge(known, on="run_id", how="left", validate="many_to_one")
 
 
-def _paths(root: str | Path) -> list[Path]:
-    paths = list_runs(root)
-    if not paths:
+def _found(root: str | Path) -> tuple[list[Found], pa.Table]:
+    found, rows = read_all(root)
+    if not found:
         raise RecordError(f"runs_dir={root} holds no finished run; make some with `python -m experiments.compare`")
-    return paths
-
-
-def _read(path: Path) -> tuple[RunRecord | None, pa.Table | None, RecordError | None]:
-    """One run's facts and rows, or why they cannot be read; half a run has neither."""
-    try:
-        return read_run(path), read_measurements(path), None
-    except RunSchemaError:
-        raise
-    except RecordError as error:
-        return None, None, error
+    return found, rows
 
 
 def _typed(column: pd.Series) -> pd.Series:

@@ -14,6 +14,8 @@ _SILENT = ("runs_dir", "run_id", "store_dir", "tracking", "overwrite", "experime
 _NAMES = ("model", "method", "backend", "dense_backend")
 # Shown wherever they are set: a table of sparse attention without them says nothing.
 _ALWAYS = ("config.method.sparsity", "config.method.density")
+# Hash of the code that made a run.
+_CODE = "config.code"
 # The model itself is among the settings, by its fingerprint.
 _PER_MOMENT = ("provenance.command", "provenance.load_average", "provenance.model_path")
 
@@ -30,13 +32,15 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
     chosen = [name for name in table if _is_setting(name)]
     texts = {name: table[name].map(_text) for name in (*chosen, "backend", "dense_backend")}
     # Dense and sparse runs have different backends by nature, and different knobs: compared within a method.
-    own = [name for name in texts if name.startswith("config.method.") or name not in chosen]
+    own = [name for name in texts if name.startswith(("config.method.", _CODE)) or name not in chosen]
     whole = table["status"] == "complete"
     methods = table["method"]
     differing = {name: set(methods) for name in texts if name not in own and texts[name][whole].nunique() > 1}
     for name in own:
-        counts = texts[name][whole].groupby(methods[whole]).nunique()
-        differing[name] = set(methods if name in _ALWAYS else counts.index[counts > 1])
+        # Every model has code of its own, too.
+        alike = [methods[whole], *([table["model"][whole]] if name == _CODE else [])]
+        counts = texts[name][whole].groupby(alike).nunique()
+        differing[name] = set(methods if name in _ALWAYS else counts.index[counts > 1].get_level_values(0))
     facts = pd.DataFrame(index=table.index)
     facts["knobs"] = [
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -41,11 +42,17 @@ def _find(path: str) -> Path:
     return here if here.exists() or not (PROJECT / here).exists() else PROJECT / here
 
 
-def check_images(prompts: list[Prompt], model: ModelConfig) -> None:
-    """Raise ``ValueError`` unless every prompt has an image that can be read, or none, as the pipeline takes it."""
+@cache
+def _image_parameter(pipeline: str) -> inspect.Parameter | None:
+    """Return the parameter by which a class of diffusers takes an image."""
     import diffusers
 
-    parameter = inspect.signature(getattr(diffusers, model.pipeline).__call__).parameters.get("image")
+    return inspect.signature(getattr(diffusers, pipeline).__call__).parameters.get("image")
+
+
+def check_images(prompts: list[Prompt], model: ModelConfig) -> None:
+    """Raise ``ValueError`` unless every prompt has an image that can be read, or none, as the pipeline takes it."""
+    parameter = _image_parameter(model.pipeline)
     if model.size_from_image and parameter is None:
         raise ValueError(f"model.size_from_image is true, but {model.pipeline} takes no image; set it to false")
     for prompt in prompts:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import zlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from svg.results import Measurement, RunWriter, VideoPaths
+from svg.results import Measurement, RunRecord, RunWriter, VideoPaths, config_hash
+from svg.results.record import checksum
+from svg.results.rows import to_parquet
 from svg.video import write_lossless, write_preview
 
 PROMPTS = [
@@ -65,6 +69,35 @@ def write_fake_runs(runs_dir: str | Path, seed: int = 0) -> list[str]:
     except ValueError:
         pass
     return [run_id for run_id, *_ in RUNS] + [FAILED_RUN]
+
+
+def write_many_runs(runs_dir: str | Path, count: int) -> None:
+    """Write so many complete runs with a few rows each and no videos."""
+    for number in range(count):
+        settings = {"seed": 0, "method": {"sparsity": 0.25, "number": number}, "model": {"num_frames": FRAMES}}
+        write_plain_run(Path(runs_dir) / f"svg-{number:05d}", settings, number)
+
+
+def write_plain_run(folder: Path, settings: dict, number: int = 0) -> None:
+    """Write a complete run of these settings without videos, faster than the real writer, which waits for the disk."""
+    record = RunRecord(
+        run_id=folder.name,
+        model="tiny_wan",
+        method="svg",
+        backend="cpu_gather",
+        dense_backend="sdpa",
+        config=settings,
+        provenance=PROVENANCE,
+        prompts=PROMPTS[:1],
+        seeds=[0],
+        created="2026-01-02T03:04:05+00:00",
+        config_hash=config_hash(settings),
+    )
+    folder.mkdir(parents=True)
+    rows = list(_cost(random.Random(number), 0.25, {"prompt_id": PROMPTS[0]["prompt_id"], "seed": 0}))
+    (folder / "measurements.parquet").write_bytes(to_parquet(record, rows))
+    content = asdict(record) | {"checksum": checksum(asdict(record))}
+    (folder / "run.json").write_text(json.dumps(content, indent=2))
 
 
 def _writer(runs_dir: str | Path, run_id: str, method: str, density: float | None, seed: int) -> RunWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def diffusers_ids(path: str | Path) -> list[str]:
     return sorted({where for pairs in found for mark, where in pairs if mark in holds})
 
 
+@cache
 def _modules() -> list[Any]:
     # A name that begins with an underscore is what families share.
     names = [info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")]

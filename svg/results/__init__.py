@@ -1,5 +1,6 @@
 """The records of runs: one folder a run, with its facts, measurements and videos, written whole or not at all."""
 
+from svg.results.index import read_all
 from svg.results.record import (
     SCHEMA_VERSION,
     RecordError,
@@ -33,6 +34,7 @@ __all__ = [
     "config_hash",
     "list_runs",
     "lock_path",
+    "read_all",
     "read_measurements",
     "read_run",
 ]

@@ -29,7 +29,7 @@ def model_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small(model_folder, tmp_path) -> list[str]:
-    """Settings under which a run takes a second: 27 tokens, 3 steps, records in a fresh folder."""
+    """Settings under which a run takes a second: 18 tokens, 3 steps, records in a fresh folder."""
     return [
         f"model.path={model_folder}",
         "model.height=32",

@@ -36,7 +36,9 @@ def run(plan: Plan) -> Path:
     path = plan.path
     found = resuming.look(plan)
     if found.state == "done" and found.record is not None and not config.overwrite:
-        print(f"{plan.run_id}: already complete, made {found.record.created}; overwrite=true makes it again", flush=True)
+        print(
+            f"{plan.run_id}: already complete, made {found.record.created}; overwrite=true makes it again", flush=True
+        )
         return path
     if found.state == "other" and not config.overwrite:
         raise ValueError(

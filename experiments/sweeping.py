@@ -103,4 +103,6 @@ def _is_busy(result: Any) -> bool:
 def _counts(jobs: Sequence[Job], todo: Sequence[Job]) -> str:
     runs = len(unlike(jobs))
     same = f", {len(jobs) - runs} of {len(jobs)} jobs come to the same as another" if runs < len(jobs) else ""
-    return f"sweep: {runs} run{'s' if runs != 1 else ''}, {runs - len(todo)} already complete, {len(todo)} to make{same}"
+    return (
+        f"sweep: {runs} run{'s' if runs != 1 else ''}, {runs - len(todo)} already complete, {len(todo)} to make{same}"
+    )

@@ -71,7 +71,8 @@ def test_words_layout_and_what_is_not_imported_do_not_count(package, name, old, 
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new"), [("theirs/method.py", "shared.double(x)", "shared.double(x + 1)"), ("theirs/shared.py", "2 *", "3 *")]
+    ("name", "old", "new"),
+    [("theirs/method.py", "shared.double(x)", "shared.double(x + 1)"), ("theirs/shared.py", "2 *", "3 *")],
 )
 def test_a_change_of_the_code_or_of_what_it_imports_counts(package, name, old, new):
     before = hash_of(package)

@@ -24,7 +24,13 @@ _FACTS, _ROWS = "facts.parquet", "rows.parquet"
 _VERSION = "1"
 # Name of the folder, state of its files when they were read, run.json, the copy's first row of it and their number.
 _FACTS_SCHEMA = pa.schema(
-    [("name", pa.string()), ("state", pa.string()), ("json", pa.string()), ("first", pa.int64()), ("count", pa.int64())],
+    [
+        ("name", pa.string()),
+        ("state", pa.string()),
+        ("json", pa.string()),
+        ("first", pa.int64()),
+        ("count", pa.int64()),
+    ],
     {"version": _VERSION},
 )
 

@@ -114,7 +114,9 @@ def read_measurements(path: str | Path) -> pa.Table:
     file = Path(path) / MEASUREMENTS_FILE
     try:
         # One thread: the interpreter may abort at its end where Arrow's threads still hold a Python object.
-        table = pq.ParquetFile(pa.BufferReader(file.read_bytes()), page_checksum_verification=True).read(use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(file.read_bytes()), page_checksum_verification=True).read(
+            use_threads=False
+        )
     except FileNotFoundError:
         raise RecordError(f"{path} is half a run: it has no {MEASUREMENTS_FILE}") from None
     except (OSError, pa.ArrowException) as error:
@@ -141,5 +143,7 @@ def to_parquet(record: RunRecord, rows: Sequence[Measurement]) -> bytes:
     own = {name: [getattr(row, name) for row in rows] for name, _, _ in _COLUMNS if name not in _RUN_COLUMNS}
     own["backend"] = [row.backend or record.backend for row in rows]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({**shared, **own}, schema=MEASUREMENT_SCHEMA), sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(
+        pa.table({**shared, **own}, schema=MEASUREMENT_SCHEMA), sink, compression="zstd", write_page_checksum=True
+    )
     return sink.getvalue().to_pybytes()

@@ -339,7 +339,9 @@ def test_every_attention_call_is_a_row_with_its_backend_and_what_was_asked_and_c
 
 
 def test_dense_attention_on_another_kernel_is_a_noise_floor_beside_the_twin(small):
-    path = runner.run(planned(*small, "backend=reference", "dense_backend=sdpa", "model.dtype=bfloat16", method="dense"))
+    path = runner.run(
+        planned(*small, "backend=reference", "dense_backend=sdpa", "model.dtype=bfloat16", method="dense")
+    )
     rows = rows_of(path)
     assert read_run(path).backend == "reference"
     calls = rows[rows["quantity"] == "call_density"]

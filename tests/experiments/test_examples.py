@@ -29,7 +29,14 @@ def test_it_takes_part_in_a_sweep_and_in_every_table_and_figure(their_package, s
     runs = tmp_path / "runs"
     method = [word for word in sparse if not word.startswith("method.sparsity")]
     path = f"hydra.searchpath=[file://{their_package / 'conf'}]"
-    line = ("-m", path, "method=svg,golden_tiles", *method, "method.sparsity=0.7,0.8", "prompts.texts=[a cat,a dog,a bird]")
+    line = (
+        "-m",
+        path,
+        "method=svg,golden_tiles",
+        *method,
+        "method.sparsity=0.7,0.8",
+        "prompts.texts=[a cat,a dog,a bird]",
+    )
     status, out, err = call(*line)
     assert (status, err) == (0, "") and "4 to make" in out
     table = summary(load.measurements(runs), load.runs(runs))

@@ -90,7 +90,9 @@ def test_a_twin_that_another_process_makes_stays(used):
 
 def test_no_folder_of_runs_is_one_line(tmp_path, capsys):
     assert store_gc.main([str(tmp_path / "missing")]) == 2
-    assert re.fullmatch(r"error: runs_dir=\S+/missing cannot be read: No such file or directory\n", capsys.readouterr().err)
+    assert re.fullmatch(
+        r"error: runs_dir=\S+/missing cannot be read: No such file or directory\n", capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

@@ -24,7 +24,14 @@ def test_the_sweeps_that_a_study_needs_are_there():
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_job_of_every_sweep_is_planned_on_the_embedded_model(call, tmp_path, name):
-    line = ("-m", f"experiment={name}", "model=tiny_wan", "prompts=smoke", "dry_run=true", f"runs_dir={tmp_path / 'runs'}")
+    line = (
+        "-m",
+        f"experiment={name}",
+        "model=tiny_wan",
+        "prompts=smoke",
+        "dry_run=true",
+        f"runs_dir={tmp_path / 'runs'}",
+    )
     status, out, err = call(*line)
     assert (status, err) == (0, "")
     jobs = prod(len(str(values).split(",")) for values in SWEEPS[name].values())

@@ -18,7 +18,6 @@ from svg.results import lock_path
 from tests.experiments.conftest import planned
 
 
-
 def command(*arguments):
     return [sys.executable, "-m", "experiments.compare", "-m", "method=svg", *arguments]
 

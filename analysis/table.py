@@ -8,7 +8,7 @@ import textwrap
 import pandas as pd
 
 from analysis.settings import counted, environments, listed, machine_text
-from analysis.summary import FORMATS, QUALITY, cell, full_labels, quality_columns, summary
+from analysis.summary import FORMATS, QUALITY, cell, full_labels, quality_columns, rounding_by_method, summary
 
 __all__ = ["print_summary", "summary"]
 
@@ -98,10 +98,10 @@ def _header(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
 
 
 def _legend(table: pd.DataFrame, notes: dict[str, int], width: int) -> list[str]:
-    whole = table[table["density_executed"].notna()]
     texts = ["density: share of query-key pairs computed in sparse calls, tile by tile."]
-    if any("(" in cell(row, "density_executed", interval=False) for _, row in whole.iterrows()):
-        texts.append("In brackets: how far that is from the share asked for.")
+    off = [f"{method} {value:+.3f}" for method, value in rounding_by_method(table).items()]
+    if off:
+        texts.append(f"Computed less asked for, at most: {', '.join(off)}.")
     if table["denoise_speedup"].notna().any():
         texts.append("speed-up: of the whole generation; denoising: of its steps alone.")
     if any(table[f"{name}_ci95"].notna().any() for name in _INTERVALS):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
 
 from experiments import dry_run, planning, resuming
 from experiments.composing import Composer
@@ -65,11 +66,17 @@ def sweep(master: Any, loader: Any, launcher: Any, expanded: Sequence[Sequence[s
 
 
 def plans(master: Any, loader: Any, expanded: Sequence[Sequence[str]]) -> Iterator[Job]:
-    """Yield the job of every list of overrides, its run checked."""
+    """Yield the job of every list of overrides, its run checked.
+
+    Raises:
+        HydraException: If one of them names a file or a setting that there is not: no job could begin.
+    """
     compose = Composer(master, loader, expanded)
     for overrides in expanded:
         try:
             yield Job(overrides, planning.check(*compose(overrides)))
+        except HydraException:
+            raise
         except USER_ERRORS as error:
             yield Job(overrides, None, one_line(error))
 

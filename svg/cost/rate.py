@@ -19,7 +19,7 @@ def product_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
     clock = Clock(device)
     size = GPU_SIZE if device.type == "cuda" else CPU_SIZE
     left, right = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
-    seconds = []
+    seconds: list[float] = []
     end = time.perf_counter() + SECONDS
     while len(seconds) < 3 or time.perf_counter() < end:
         start = clock.mark()

@@ -1,4 +1,4 @@
-"""Somebody else's method, from a package outside of the project, in a sweep, the table, the report and the comparison."""
+"""Somebody else's method, from a package outside of the project, in a sweep, every table and the report."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def first_column(document: str) -> set[str]:
 def extended(tmp_path_factory):
     """Return a copy of the project to which the files of docs/extending.md were added."""
     copy = tmp_path_factory.mktemp("extended")
-    for folder in ("svg", "conf", "tests", "experiments"):
+    for folder in ("svg", "conf", "tests", "experiments", "hydra_plugins"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     blocks = list(FILE_BLOCK.finditer((ROOT / "docs" / "extending.md").read_text(encoding="utf-8")))

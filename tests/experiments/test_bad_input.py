@@ -189,6 +189,13 @@ def test_a_video_that_cannot_be_written_names_the_folder(call, tmp_path, sparse)
     assert re.fullmatch(r"error: runs_dir=\S+/file: \S+\.mkv cannot be written: Not a directory\n", err)
 
 
+@pytest.mark.parametrize("command", ["generate", "plan"])
+def test_a_command_without_a_dry_run_refuses_one(call, small, command):
+    status, out, err = call("method=svg", *small, "dry_run=true", command=command)
+    assert (status, out) == (2, "")
+    assert err == "error: dry_run is true, and only experiments.compare has a dry run; set it to false\n"
+
+
 def test_a_folder_of_another_run_is_refused(call, sparse, tmp_path):
     assert call("method=svg", *sparse, "run_id=mine")[0] == 0
     before = (tmp_path / "runs" / "mine" / "run.json").read_bytes()

@@ -93,20 +93,24 @@ def scenes(seed: int, count: int, exclude: frozenset[str] = frozenset()) -> list
     return drawn
 
 
-def draw(scenes: list[Scene], seed: int, device: torch.device | str = "cpu") -> torch.Tensor:
+def draw(
+    scenes: list[Scene], seed: int, device: torch.device | str = "cpu", num_frames: int | None = None
+) -> torch.Tensor:
     """Draw clips of the scenes.
 
     Args:
         scenes: What to draw.
         seed: Decides what the captions leave open.
         device: Where to draw.
+        num_frames: Of a clip, from 2; more of them are closer in time. None: ``NUM_FRAMES``.
 
     Returns:
-        float32 ``(clips, 3, NUM_FRAMES, HEIGHT, WIDTH)`` in [0, 1].
+        float32 ``(clips, 3, num_frames, HEIGHT, WIDTH)`` in [0, 1].
     """
     rng = random.Random(seed)
-    video = _backgrounds(scenes, rng, device)
-    _paint(video, [_track(scene, rng) for scene in scenes])
+    num_frames = num_frames or NUM_FRAMES
+    video = _backgrounds(scenes, rng, device, num_frames)
+    _paint(video, [_track(scene, rng, num_frames) for scene in scenes])
     return video
 
 
@@ -122,7 +126,7 @@ class _Track:
     angle: list[float]
 
 
-def _track(scene: Scene, rng: random.Random) -> _Track:
+def _track(scene: Scene, rng: random.Random, num_frames: int) -> _Track:
     """Place the shape and let it move."""
     radius = SIZES[scene.size] * rng.uniform(0.92, 1.08)
     is_resized = scene.motion in ("grows", "shrinks")
@@ -130,9 +134,9 @@ def _track(scene: Scene, rng: random.Random) -> _Track:
     left, right, top, bottom = reach, WIDTH - reach, reach, HEIGHT - reach
     x, y = rng.uniform(left, right), rng.uniform(top, bottom)
     assert left < right and top < bottom
-    time = [frame / (NUM_FRAMES - 1) for frame in range(NUM_FRAMES)]
+    time = [frame / (num_frames - 1) for frame in range(num_frames)]
     angle = rng.uniform(0, 2 * math.pi) if scene.motion == "spins" else rng.uniform(-0.15, 0.15)
-    xs, ys, radii, angles = [x] * NUM_FRAMES, [y] * NUM_FRAMES, [radius] * NUM_FRAMES, [angle] * NUM_FRAMES
+    xs, ys, radii, angles = ([value] * num_frames for value in (x, y, radius, angle))
     if scene.motion in ("moves left", "moves right"):
         travel = rng.uniform(0.65, 0.95) * (right - left)
         start = rng.uniform(left, right - travel)
@@ -156,7 +160,7 @@ def _track(scene: Scene, rng: random.Random) -> _Track:
     return _Track(COLOURS[scene.colour], SHAPES.index(scene.shape), xs, ys, radii, angles)
 
 
-def _backgrounds(scenes: list[Scene], rng: random.Random, device: torch.device | str) -> torch.Tensor:
+def _backgrounds(scenes: list[Scene], rng: random.Random, device: torch.device | str, num_frames: int) -> torch.Tensor:
     count = len(scenes)
     colour = torch.tensor([BACKGROUND_COLOURS[scene.background_colour] for scene in scenes], device=device)
     pattern = torch.tensor([PATTERNS.index(scene.pattern) for scene in scenes], device=device)
@@ -166,7 +170,9 @@ def _backgrounds(scenes: list[Scene], rng: random.Random, device: torch.device |
         values = [rng.uniform(low, high) for _ in range(count)]
         return torch.tensor(values, device=device)[:, None, None, None]
 
-    frame = torch.arange(NUM_FRAMES, device=device, dtype=torch.float32)[:, None, None]
+    # Slides are so many pixels a frame of NUM_FRAMES.
+    frame = torch.arange(num_frames, device=device, dtype=torch.float32)[:, None, None]
+    frame = frame * ((NUM_FRAMES - 1) / (num_frames - 1))
     x = torch.arange(WIDTH, device=device, dtype=torch.float32) - frame * speed[:, 0, None, None, None] + drawn(0, 40)
     y = torch.arange(HEIGHT, device=device, dtype=torch.float32)[:, None] - frame * 0 + drawn(0, 40)
     period = drawn(18, 26)

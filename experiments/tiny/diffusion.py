@@ -1,4 +1,4 @@
-"""The embedded model's transformer and text encoder, trained together by flow matching on encoded clips."""
+"""Trains a transformer and its text encoders together on encoded clips."""
 
 from __future__ import annotations
 
@@ -6,112 +6,32 @@ import math
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from experiments.tiny import clips, resume
-from experiments.tiny.autoencoder import LATENT_CHANNELS, LATENT_FRAMES
+from experiments.tiny import resume
 from experiments.tiny.budget import Budget, report
+from experiments.tiny.family import Batch, Family, blocks
 from experiments.tiny.ranks import RANK_SEEDS, Ranks
 from experiments.tiny.resume import Progress
 
-TEXT_WIDTH, TEXT_LENGTH, LONG_TEXT_LENGTH = 128, 32, 512
 LEARNING_RATE, MUON_RATE, WARMUP_STEPS, CAPTION_DROPOUT, EMA_DECAY = 1.5e-3, 3e-3, 200, 0.1, 0.9993
-SHIFT = 3.0
 # Between two saved states: what a killed training loses at most.
 SAVE_EVERY_S = 120
-# Colours and shapes are learnt on short prefixes, cheaply, motion on whole clips: (until share of time, frames, batch).
-STAGES: tuple[tuple[float, int, int], ...] = ((0.14, 5, 64), (0.24, 9, 32), (1.0, LATENT_FRAMES, 16))
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the word-level tokenizer of the caption grammar; every text ends in ``</s>``."""
-    words = ["<pad>", "</s>", "<unk>", *clips.vocabulary()]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
-    )
-
-
-def build_text_encoder(vocab_size: int) -> UMT5EncoderModel:
-    """Return an untrained UMT5 encoder: 2 layers, 4 heads x 32, width 128."""
-    return UMT5EncoderModel(
-        UMT5Config(
-            vocab_size=vocab_size,
-            d_model=TEXT_WIDTH,
-            d_kv=32,
-            d_ff=256,
-            num_layers=2,
-            num_heads=4,
-            relative_attention_num_buckets=16,
-            relative_attention_max_distance=32,
-            dropout_rate=0.0,
-            pad_token_id=0,
-            eos_token_id=1,
-        )
-    )
-
-
-def build_transformer(num_layers: int = 6, num_heads: int = 4, head_dim: int = 64, ffn_dim: int = 1024):
-    """Return an untrained WanTransformer3DModel whose residual gates start open and whose output starts at zero."""
-    transformer = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=num_heads,
-        attention_head_dim=head_dim,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        text_dim=TEXT_WIDTH,
-        freq_dim=256,
-        ffn_dim=ffn_dim,
-        num_layers=num_layers,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=64,
-    )
-    with torch.no_grad():
-        for block in transformer.blocks:
-            block.scale_shift_table[:, (2, 5)] = 1.0
-        transformer.proj_out.weight.zero_()
-        transformer.proj_out.bias.zero_()
-    return transformer
-
-
-class TextToLatents(nn.Module):
-    """Text encoder and transformer as one trainable thing, with an exponential moving average of both."""
-
-    def __init__(self, text_encoder: UMT5EncoderModel, transformer: WanTransformer3DModel) -> None:
-        super().__init__()
-        self.text_encoder, self.transformer = text_encoder, transformer
-
-    def encode(self, tokens: torch.Tensor, length: int) -> torch.Tensor:
-        """Encode token rows as the pipeline does: padding zeroed, to ``length`` positions."""
-        mask = tokens != 0
-        hidden = self.text_encoder(tokens, attention_mask=mask.long()).last_hidden_state
-        return nn.functional.pad(hidden * mask[..., None], (0, 0, 0, length - tokens.shape[1]))
-
-
-def token_table(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
-    """Return token ids ``(captions + 1, TEXT_LENGTH)``; the last row is the empty caption."""
-    encoded = tokenizer([*captions, ""], padding="max_length", max_length=TEXT_LENGTH, truncation=True)
-    return torch.tensor(encoded["input_ids"])
-
-
-def optimizers(model: TextToLatents, progress: Progress, device: torch.device) -> list[torch.optim.Optimizer]:
+def optimizers(model: Any, progress: Progress, device: torch.device) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices of the transformer's blocks, then AdamW for everything else.
 
     On a CPU, where Muon's bf16 products take half a minute a step, AdamW is all there is.
     """
     matrices = {
-        f"transformer.blocks.{name}": parameter
-        for name, parameter in model.transformer.blocks.named_parameters()
+        f"transformer.{place}.{name}": parameter
+        for place, block in blocks(model.transformer).items()
+        for name, parameter in block.named_parameters()
         if parameter.ndim == 2 and device.type != "cpu"
     }
     rest = {name: parameter for name, parameter in model.named_parameters() if name not in matrices}
@@ -157,9 +77,10 @@ def attention_order(shape: tuple[int, int, int, int], device: torch.device) -> l
 
 
 def train(
-    model: TextToLatents,
+    family: Family,
+    model: Any,
     latents: torch.Tensor,
-    tokens: torch.Tensor,
+    tokens: dict[str, torch.Tensor],
     budget: Budget,
     progress: Progress,
     stages: tuple[tuple[float, int, int], ...],
@@ -170,12 +91,13 @@ def train(
     """Train until this piece of the budget is spent.
 
     Args:
-        model: What is trained, in place.
+        family: The model's.
+        model: The family's parts, trained in place.
         latents: The bank, normalised to mean 0 and deviation 1, ``(clips, channels, frames, height, width)``.
-        tokens: ``token_table`` of the bank's captions.
+        tokens: The family's, of the bank's captions and, last, of no caption.
         budget: The whole budget; learning rate and stage follow its spent share.
         progress: Of earlier pieces; updated.
-        stages: ``STAGES``, or some of them.
+        stages: The family's, or some of them.
         save: Called with the averaged weights every ``SAVE_EVERY_S`` seconds and at the end, the progress up to date.
         seed: Seed of batches, noise and times.
         ranks: The processes that train together, each on a batch of its own.
@@ -191,11 +113,11 @@ def train(
     average = {name: parameter.detach().float().clone() for name, parameter in named.items()}
     start = seed + progress.step + ranks.rank * RANK_SEEDS
     generator = torch.Generator(device).manual_seed(start)
-    lengths = random.Random(seed + progress.step)
+    numbers = random.Random(seed + progress.step)
     running, first_step, next_save = None, progress.step, SAVE_EVERY_S
     heads, head_dim = model.transformer.config.num_attention_heads, model.transformer.config.attention_head_dim
     frames, batch = stages[-1][1:]
-    seq_len = frames * latents.shape[3] * latents.shape[4] // math.prod(model.transformer.config.patch_size)
+    seq_len = frames * latents.shape[3] * latents.shape[4] // math.prod(family.patch)
     order = attention_order((batch, heads, seq_len, head_dim), device)
 
     def pause() -> None:
@@ -213,24 +135,21 @@ def train(
         index = torch.randint(len(latents), (batch,), generator=generator, device=device)
         clean = latents[index, :, :frames].float()
         is_dropped = torch.rand(batch, generator=generator, device=device) < CAPTION_DROPOUT
-        rows = tokens[torch.where(is_dropped, len(latents), index)]
-        # Long padding now and then teaches the transformer to look past it: the pipeline pads to 512 by default.
-        length = LONG_TEXT_LENGTH if frames == LATENT_FRAMES and lengths.random() < 0.2 else TEXT_LENGTH
-        sigma = torch.randn(batch, generator=generator, device=device).sigmoid()
-        sigma = SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
-        noise = torch.randn(clean.shape, generator=generator, device=device)
-        mix = sigma.view(-1, 1, 1, 1, 1)
+        rows = torch.where(is_dropped, len(latents), index)
+        data = Batch(
+            clean,
+            {name: table[rows] for name, table in tokens.items()},
+            {name: table[-1:] for name, table in tokens.items()},
+            is_dropped,
+            share,
+            generator,
+            numbers,
+        )
         with (
             torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
             sdpa_kernel(order, set_priority=True),
         ):
-            velocity = model.transformer(
-                hidden_states=(1 - mix) * clean + mix * noise,
-                timestep=sigma * 1000,
-                encoder_hidden_states=model.encode(rows, length),
-                return_dict=False,
-            )[0]
-        loss = (velocity.float() - (noise - clean)).square().mean()
+            loss = family.loss(model, data)
         model.zero_grad(set_to_none=True)
         loss.backward()
         ranks.average_gradients(named.values())

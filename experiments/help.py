@@ -19,6 +19,7 @@ GROUPS = {
 OVERLAYS = {
     "experiment": "a table or figure; most are sweeps and want -m",
     "case": "several settings under one name, as sweeps compare them",
+    "embedded": "a model that comes with the project, and what it is asked for",
     "launcher": "how the runs of a sweep are started",
 }
 _SETTING = re.compile(r"(?P<key>[a-z_]\w*):(?P<value>.*?)(?:  # (?P<words>.*))?")

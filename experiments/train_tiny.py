@@ -16,7 +16,7 @@ from typing import Any
 import diffusers
 import torch
 
-from experiments.tiny import autoencoder, diffusion, evaluate, export, resume
+from experiments.tiny import autoencoder, card, diffusion, evaluate, export, resume
 from experiments.tiny import family as families
 from experiments.tiny.budget import Budget
 from experiments.tiny.clips import scenes
@@ -190,17 +190,29 @@ def _evaluate(
     results: dict[str, Any] = {
         "device": _name(device),
         "torch": torch.__version__,
+        "training": _training(options.state),
         "check_on_real_clips": evaluate.calibrate(options.calibration) if options.calibration else None,
         "autoencoder_psnr_db": autoencoder.measure_psnr(family, pipe.vae, 32, UNSEEN_SEED, device),
     }
     unseen = scenes(evaluate.CAPTION_SEED, options.captions, trained_on)
     for steps, guidance in family.samplings:
         videos = evaluate.generate(pipe, family, unseen, steps, guidance, evaluate.CAPTION_SEED)
-        results[f"steps_{steps}_guidance_{guidance:g}"] = evaluate.score(videos, unseen)
-        print(steps, guidance, results[f"steps_{steps}_guidance_{guidance:g}"], flush=True)
+        name = card.sampling(steps, guidance)
+        results[name] = evaluate.score(videos, unseen)
+        print(name, results[name], flush=True)
         evaluate.contact_sheet(videos[:12], options.state / f"sheet_{steps}_{guidance:g}.png")
     results["captions"] = [scene.caption for scene in unseen]
     (options.state / "evaluation.json").write_text(json.dumps(results, indent=1))
+
+
+def _training(state: Path) -> dict[str, dict[str, float]]:
+    """Return how long each part was trained in a state."""
+    stored = {part: resume.load_state(state, part) for part in ("autoencoder", "diffusion")}
+    return {
+        part: {"seconds": float(saved[1]["spent"]), "steps": int(saved[1]["step"])}
+        for part, saved in stored.items()
+        if saved is not None
+    }
 
 
 def _name(device: torch.device) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,21 @@ class Scene:
     def caption(self) -> str:
         background = f"{self.background_colour} {self.pattern} background {self.slide}".strip()
         return f"a {self.size} {self.colour} {self.shape} {self.motion} over a {background}"
+
+
+def scene_of(caption: str) -> Scene:
+    """Return the scene that a caption says.
+
+    Raises:
+        ValueError: If it is no caption of the grammar.
+    """
+    things, backgrounds = (SIZES, COLOURS, SHAPES, MOTIONS), (BACKGROUND_COLOURS, PATTERNS, filter(None, SLIDES))
+    words = [f"({'|'.join(choice)})" for choice in (*things, *backgrounds)]
+    grammar = "a {} {} {} {} over a {} {} background(?: {})?".format(*words)
+    match = re.fullmatch(grammar, caption)
+    if match is None:
+        raise ValueError(f"{caption!r} is no caption of the little world")
+    return Scene(*match.groups(default=""))
 
 
 def vocabulary() -> list[str]:

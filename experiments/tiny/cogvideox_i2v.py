@@ -37,7 +37,7 @@ class CogVideoXImageToVideo(Family):
 
     num_frames: int = 65
     # The pipeline encodes 9 frames and then 8 at a time; its group norms see no more.
-    windows: tuple[tuple[float, int], ...] = ((0.4, 9), (1.0, 17))
+    windows: tuple[tuple[float, int], ...] = ((0.6, 9), (1.0, 17))
     window_batch: int = 8
     stages: tuple[tuple[float, int, int], ...] = ((0.14, 6, 64), (0.24, 18, 32), (1.0, 34, 16))
     widths: tuple[int, int, int] = (24, 48, 96)

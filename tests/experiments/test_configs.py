@@ -14,7 +14,9 @@ from tests.experiments.conftest import composed
 GROUPS = ("model", "method", "backend", "prompts", "quality", "tracking")
 FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 OVERLAYS = [
-    (group, file.stem) for group in ("experiment", "case", "launcher") for file in sorted((CONF / group).glob("*.yaml"))
+    (group, file.stem)
+    for group in ("experiment", "case", "embedded", "launcher")
+    for file in sorted((CONF / group).glob("*.yaml"))
 ]
 
 

@@ -38,7 +38,7 @@ def test_help_shows_every_setting_with_words_and_runs_nothing(call, command):
 def test_every_settings_file_says_what_it_is_and_what_each_value_means(file):
     lines = file.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# ")
-    if file.parent.name in ("experiment", "case", "launcher"):
+    if file.parent.name in ("experiment", "case", "embedded", "launcher"):
         assert lines[0] == "# @package _global_" and lines[1].startswith("# ")
         return
     for key in keys(file):

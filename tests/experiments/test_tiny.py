@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
+import runpy
 import socket
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 
 from experiments import train_tiny
@@ -37,6 +40,25 @@ def test_the_caption_says_the_scene():
     assert SCENE.caption == "a big red triangle moves right over a navy striped background"
     slid = replace(SCENE, slide="sliding left")
     assert slid.caption == "a big red triangle moves right over a navy striped background sliding left"
+
+
+def test_a_caption_gives_back_its_scene_and_another_text_none():
+    for scene in clips.scenes(0, 300):
+        assert clips.scene_of(scene.caption) == scene
+    for text in ("", "a cat", "a big red triangle moves right", SCENE.caption + " sliding up", "a" + SCENE.caption):
+        with pytest.raises(ValueError, match="no caption of the little world"):
+            clips.scene_of(text)
+
+
+def test_the_first_frames_are_of_the_ablations_captions_as_the_tool_draws_them(tmp_path, monkeypatch):
+    folder = ROOT / "assets/prompts/first_frames"
+    texts = yaml.safe_load((ROOT / "conf/prompts/ablation.yaml").read_text())["texts"]
+    assert [file.read_text().strip() for file in sorted(folder.glob("*.txt"))] == texts
+    runpy.run_path(str(ROOT / "tools/draw_first_frames.py"))["draw"](tmp_path, texts[:3])
+    for file in sorted(tmp_path.glob("*.png")):
+        kept, drawn = (np.asarray(Image.open(where / file.name), dtype=int) for where in (folder, tmp_path))
+        assert kept.shape == (96, 160, 3) and np.abs(kept - drawn).max() <= 1
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_every_word_of_every_caption_is_in_the_vocabulary():

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import svg
 from experiments import train_tiny
-from experiments.tiny import autoencoder, clips, cogvideox_i2v, export, hunyuan_video, resume
+from experiments.tiny import autoencoder, card, clips, cogvideox_i2v, export, hunyuan_video, resume
 from experiments.tiny import family as families
 from experiments.tiny.cogvideox_i2v import CogVideoXImageToVideo
 from experiments.tiny.family import Batch
@@ -316,7 +317,7 @@ def test_training_makes_a_pipeline_that_runs_sparse_and_goes_on_where_it_stopped
     assert set(result["steps_20_guidance_5"]) == {"shape", "motion"} and len(result["captions"]) == 2
 
     family = SMALL[name]
-    pipe = getattr(diffusers, family.pipeline).from_pretrained(tmp_path / "first")
+    pipe = getattr(diffusers, family.pipeline).from_pretrained(tmp_path / "first", torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     with svg.attach(pipe, svg.SparseVideoGen(sparsity=0.8, block_size=4), backend=backends.get("reference")) as run:
         [frames] = pipe(
@@ -330,3 +331,39 @@ def test_training_makes_a_pipeline_that_runs_sparse_and_goes_on_where_it_stopped
         ).frames
     assert frames.shape == (9, 32, 48, 3)
     assert run.receipt.density_executed is not None
+
+
+@pytest.mark.parametrize("name", ["hunyuan_video", "cogvideox_i2v"])
+def test_a_models_card_says_what_was_measured(name, tmp_path, monkeypatch):
+    family = families.get(name)
+    folder, state = tmp_path / "model", tmp_path / "state"
+    (folder / "vae").mkdir(parents=True)
+    state.mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": "X", "vae": ["diffusers", "SomeAutoencoder"]}')
+    save_file({"a": torch.zeros(3, 4, dtype=torch.bfloat16), "b": torch.zeros(())}, folder / "vae/a.safetensors")
+    results = {
+        "device": "SOME GPU",
+        "training": {"autoencoder": {"seconds": 301.4, "steps": 4321}},
+        "autoencoder_psnr_db": [35.0, 36.0],
+        "captions": ["a", "b", "c"],
+    }
+    for place, sampling in enumerate(family.samplings):
+        results[card.sampling(*sampling)] = {"shape": 0.91 + place / 100, "motion": 0.71 + place / 100}
+    (state / "evaluation.json").write_text(json.dumps(results))
+    monkeypatch.setattr("sys.argv", ["card", "--family", name, "--state", str(state), "--folder", str(folder)])
+    card.main()
+    written = (folder / "README.md").read_text()
+    for words in (
+        "| vae | `SomeAutoencoder` | 13 |",
+        "| autoencoder | 301 s | 4,321 |",
+        "| VAE, PSNR on 2 unseen clips | 35.50 dB (worst 35.00) | 34 dB |",
+        "| colour, shape and motion, 10 steps, guidance 4 | 73% | 75 % |",
+        "17 token frames of 240 = 4080 tokens",
+        "guidance_scale=4,",
+        "SOME GPU, 3 captions",
+    ):
+        assert words in " ".join(written.split())
+    assert json.loads((folder / "evaluation.json").read_text()) == results
+    (state / "evaluation.json").unlink()
+    with pytest.raises(SystemExit, match=r"evaluation.json is not there"):
+        card.main()

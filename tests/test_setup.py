@@ -141,3 +141,15 @@ def test_a_second_setup_does_nothing(checkout):
     (checkout / ".venv/.ready").touch()
     done = subprocess.run(["make", "-s", "setup", "PYTHON=/nowhere"], cwd=checkout, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "The environment .venv is ready")
+
+
+def test_a_demo_of_all_models_names_the_one_that_is_missing_before_it_builds_anything(checkout):
+    (checkout / "assets/tiny_wan").mkdir(parents=True)
+    (checkout / "assets/tiny_wan/model_index.json").touch()
+    done = subprocess.run(["make", "-s", "demo-models"], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == (
+        "error: assets/tiny_hunyuan_video is not there; python -m experiments.train_tiny --family hunyuan_video trains "
+        "it, on a GPU"
+    )
+    assert not (checkout / ".venv").exists()

@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q
 
-.PHONY: help setup demo embedded demo-models test test-full test-gpu bench-kernels lint format store-gc clean
+.PHONY: help setup demo demo-models test test-full test-gpu bench-kernels lint format store-gc clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,12 +33,10 @@ demo: $(READY)  ## Run sparse against dense on the embedded model and write runs
 	@$(RUN) -m experiments.compare -m experiment=demo runs_dir=runs/demo
 	@$(RUN) -m analysis.report runs/demo
 
-embedded:
+demo-models: $(READY)  ## Run sparse against dense on all embedded models and write runs/demo_models/report.html
 	@for name in wan hunyuan_video cogvideox_i2v; do \
 		if [ ! -f assets/tiny_$$name/model_index.json ]; then \
 			echo "error: assets/tiny_$$name is not there; python -m experiments.train_tiny --family $$name trains it, on a GPU" >&2; exit 2; fi; done
-
-demo-models: embedded $(READY)  ## Run sparse against dense on all embedded models and write runs/demo_models/report.html
 	@$(RUN) -m experiments.compare -m experiment=demo_models runs_dir=runs/demo_models
 	@$(RUN) -m analysis.report runs/demo_models
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from svg.backends.sdpa import Kernel, SdpaBackend
 
@@ -11,11 +11,7 @@ from svg.backends.sdpa import Kernel, SdpaBackend
 class CudnnBackend(SdpaBackend):
     """Computes dense plans on CUDA. Padding keys are sliced off: cuDNN is much slower under a mask."""
 
-    kernel: Kernel = "cudnn"
-
-    def __post_init__(self) -> None:
-        if self.kernel != "cudnn":
-            raise ValueError(f"cudnn's kernel is {self.kernel!r}; for another one take backend=sdpa")
+    kernel: Kernel = field(default="cudnn", init=False)
 
     @property
     def name(self) -> str:

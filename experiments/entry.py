@@ -64,10 +64,10 @@ def command(
     def job(config: DictConfig) -> str | None:
         names = _names()
         try:
-            settings = _checked(config, names, refused)
-            if settings.dry_run and sweep is None:
+            given = _checked(config, names, refused)
+            if given.dry_run and sweep is None:
                 raise ValueError("dry_run is true, and only experiments.compare has a dry run; set it to false")
-            task(settings, names)
+            task(given, names)
         except USER_ERRORS as error:
             if names.is_sweep and isinstance(error, RunBusy):
                 return BUSY

@@ -48,7 +48,7 @@ def refused(call, tmp_path, *arguments: str, status: int = 2) -> str:
         (["model.hight=32"], "model.hight is no setting; did you mean model.height"),
         (["+model.hight=32"], "model.hight is no setting; did you mean model.height"),
         (["+sead=1"], "sead is no setting; did you mean seed"),
-        (["method=sgv"], "method=sgv is not in conf/method; known are dense, "),
+        (["method=sgv"], "method=sgv is not in conf/method; known are cached_choice, dense, "),
         (["method._target_=svg.methods.none.None"], "method._target_=svg.methods.none.None cannot be imported"),
         (["model.height=40"], "model.height is 40; this model takes multiples of 16, such as"),
         (["model.width=40"], "model.width is 40; this model takes multiples of 16"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from svg.pattern import TokenPattern
 from svg.plan import AttentionPlan, HeadPattern
 
 
@@ -68,6 +69,16 @@ def key_limits(plan: AttentionPlan, batch: int, seq_len: int) -> list[int]:
     if plan.key_lengths is None:
         return [seq_len] * batch
     return plan.key_lengths.clamp(0, seq_len).tolist()
+
+
+def check_bands(name: str, plan: AttentionPlan, able: str) -> None:
+    """Raise ``ValueError`` if a mask has partial tiles of anything but a band, naming backends that are able."""
+    pairs = [pattern.mask.pattern for pattern in plan.patterns if pattern.mask is not None]
+    if not all(pattern is None or isinstance(pattern, TokenPattern) for pattern in pairs):
+        raise ValueError(
+            f"{name} computes partial tiles of a band only, and method.layout_transform=false leaves others; use "
+            f"backend={able}"
+        )
 
 
 def heads_by_pattern(

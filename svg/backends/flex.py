@@ -18,8 +18,7 @@ from torch.nn.attention import flex_attention as flex
 from torch.nn.functional import pad
 
 from svg.backends._flex_tiles import mask_mod, palette, tile_lists
-from svg.backends._per_head import check_fits, check_tensors
-from svg.pattern import TokenPattern
+from svg.backends._per_head import check_bands, check_fits, check_tensors
 from svg.placement import resident, send
 from svg.plan import AttentionPlan
 
@@ -58,12 +57,7 @@ class FlexBackend:
         if torch.is_grad_enabled() and query.requires_grad:
             raise ValueError("flex computes no gradients here; call it under torch.no_grad() or use backend=reference")
         sizes = _tile_sizes(plan, able)
-        masks = [pattern.mask for pattern in plan.patterns if pattern.mask is not None]
-        if any(mask.pattern is not None and not isinstance(mask.pattern, TokenPattern) for mask in masks):
-            raise ValueError(
-                f"flex computes partial tiles of a band only, and method.layout_transform=false leaves others; use "
-                f"backend={able}"
-            )
+        check_bands(self.name, plan, able)
         if not self.compiled:
             return
         if not query.is_cuda:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from svg.backends._per_head import check_fits, check_tensors
+from svg.backends._per_head import check_bands, check_fits, check_tensors
 from svg.backends._tile_states import tile_lists
 from svg.placement import resident, send
 from svg.plan import AttentionPlan
@@ -31,6 +31,7 @@ class TritonBlockSparseBackend:
         """Raise ``ValueError`` if the device, the dtype or the head_dim has no kernel, or the plan does not fit."""
         check_fits(self.name, query, plan)
         able = "flex or reference" if query.is_cuda else "cpu_gather or reference"
+        check_bands(self.name, plan, "reference" if query.is_cuda else able)
         if torch.is_grad_enabled() and query.requires_grad:
             raise ValueError(
                 f"{self.name} computes no gradients; call it under torch.no_grad() or use backend=reference"

@@ -86,7 +86,8 @@ class SparseVideoGen(BandMethod):
     def profiled_patterns(self, layout: TokenLayout) -> tuple[HeadPattern, HeadPattern]:
         """Return the patterns that are tried on the sampled rows."""
         if self.profiled_mask == "executed":
-            return self.palette(layout)
+            # The pairs that run, which the layout does not change.
+            return super().palette(layout)
         return upstream_profiled_patterns(layout)
 
     @property

@@ -86,7 +86,7 @@ class SvgUpstream(SparseVideoGen):
 
     def profiled_patterns(self, layout: TokenLayout) -> tuple[HeadPattern, HeadPattern]:
         if self.profiled_mask == "executed":
-            return self.palette(layout)
+            return super().profiled_patterns(layout)
         return upstream_profiled_patterns(layout, self.profiled_frames, self.sink != "none", self.profiled_text)
 
     def sample_rows(self, context: AttentionContext) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from svg import backends
 from svg.backends.cpu_gather import CpuGatherBackend
 from svg.backends.flex import FlexBackend
 from svg.backends.reference import ReferenceBackend
@@ -68,6 +69,19 @@ def test_flex_refuses_it_by_the_setting():
     plan = methods()[1].plan(inputs_of(*tensors), context_of(layout))
     with pytest.raises(ValueError, match=r"method\.layout_transform=false.*use backend=cpu_gather"):
         FlexBackend().check(tensors[0], plan)
+
+
+def test_triton_refuses_it_by_the_setting():
+    layout = LAYOUTS[0]
+    tensors = random_tensors(layout)
+    plan = methods()[1].plan(inputs_of(*tensors), context_of(layout))
+    with pytest.raises(ValueError, match=r"method\.layout_transform=false.*use backend=cpu_gather"):
+        backends.get("triton_block_sparse").check(tensors[0], plan)
+
+
+def test_it_is_profiled_as_the_reordered_pattern_whose_band_a_kernel_knows():
+    reordered, stays = (method.profiled_patterns(LAYOUTS[0]) for method in methods())
+    assert all(one is other for one, other in zip(reordered, stays, strict=True))
 
 
 def test_what_is_not_reordered_stays_as_it_is():

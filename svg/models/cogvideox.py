@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from svg.layout import TokenLayout
+from svg.models._fused import fused
 from svg.models._inputs import projected
 from svg.models._sizes import check_frames, check_pixels, check_positions
 from svg.models._text import TextCount, counted, most_tokens
@@ -124,6 +125,9 @@ class CogVideoXSelfAttention:
         rotation = None if image_rotary_emb is None else _with_text(image_rotary_emb, num_text_tokens)
 
         def finish(norm: torch.nn.Module | None, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
+            whole = None if indices is not None else fused(rows, attn.heads, norm, rotation)
+            if whole is not None:
+                return whole
             heads = rows.unflatten(2, (attn.heads, -1)).transpose(1, 2)
             heads = heads if norm is None else norm(heads)
             return heads if rotation is None else rotate(heads, rotation, indices)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from svg.layout import TokenLayout
+from svg.models._fused import fused
 from svg.models._inputs import projected
 from svg.models._sizes import check_frames, check_pixels, check_positions
 from svg.models._text import TextCount, counted, most_tokens
@@ -105,6 +106,11 @@ class CosmosSelfAttention:
         query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
 
         def finish(norm: torch.nn.Module, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
+            whole = (
+                None if indices is not None else fused(rows, attn.heads, norm, image_rotary_emb, is_interleaved=False)
+            )
+            if whole is not None:
+                return whole
             heads = norm(rows.unflatten(2, (attn.heads, -1)).transpose(1, 2))
             return heads if image_rotary_emb is None else rotate(heads, image_rotary_emb, indices)
 

@@ -16,6 +16,7 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from svg.layout import TokenLayout
+from svg.models._fused import fused
 from svg.models._sizes import check_frames, check_pixels, sides_for_image
 from svg.models._text import TextCount, counted, most_tokens
 from svg.models._untraced import untraced
@@ -176,7 +177,13 @@ class HunyuanVideoJointAttention:
         text_norms = (attn.norm_added_q, attn.norm_added_k) if is_dual else norms
 
         def finish(which: int, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
-            heads, both = rows.unflatten(2, (attn.heads, -1)), (norms[which], text_norms[which])
+            both = norms[which], text_norms[which]
+            if indices is None:
+                span = num_video, rows.shape[1]
+                whole = fused(rows, attn.heads, both[0], image_rotary_emb, text=span, text_norm=both[1])
+                if whole is not None:
+                    return whole
+            heads = rows.unflatten(2, (attn.heads, -1))
             return finished(heads, *both, image_rotary_emb, num_video, indices).transpose(1, 2)
 
         inputs = AttentionInputs(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from svg.layout import TokenLayout
+from svg.models._fused import fused
 from svg.models._inputs import projected
 from svg.models._text import TextCount, counted, most_tokens
 from svg.models._untraced import untraced
@@ -120,6 +121,9 @@ class WanSelfAttention:
             query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
 
         def finish(norm: torch.nn.Module, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
+            whole = None if indices is not None else fused(rows, attn.heads, norm, rotary_emb)
+            if whole is not None:
+                return whole
             heads = norm(rows).unflatten(2, (attn.heads, -1))
             return (heads if rotary_emb is None else rotate(heads, rotary_emb, indices)).transpose(1, 2)
 

@@ -1,0 +1,86 @@
+"""Norm, rotation and layout by one kernel: every family's video is what the model's own steps make, to the rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import svg
+from svg.methods.dense import Dense
+from svg.models import _fused
+from svg_kernels import norm_rope
+from tests.tiny_cogvideox import tiny_cogvideox_pipeline
+from tests.tiny_cosmos import tiny_cosmos_pipeline
+from tests.tiny_pipelines import generate, tiny_hunyuan_video_pipeline, tiny_wan_pipeline, tiny_wan_transformer
+
+
+def wan():
+    pipeline = tiny_wan_pipeline()
+    pipeline.transformer = tiny_wan_transformer(2, attention_head_dim=16)
+    return pipeline
+
+
+FAMILIES = {
+    "wan": wan,
+    "hunyuan_video": tiny_hunyuan_video_pipeline,
+    "cogvideox": tiny_cogvideox_pipeline,
+    "cosmos": tiny_cosmos_pipeline,
+}
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Let the kernel run wherever it can, and count how often it does."""
+    prepared, prepare = [], norm_rope.prepare
+
+    def count(*arguments, **settings):
+        prepared.append(arguments)
+        return prepare(*arguments, **settings)
+
+    def switch(is_on: bool) -> None:
+        monkeypatch.setattr(_fused, "_is_able", lambda projection: is_on)
+
+    monkeypatch.setattr(norm_rope, "prepare", count)
+    return prepared, switch
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="rehearses in the interpreter")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_video_through_the_kernel_is_the_video_without_it(family, counted):
+    prepared, switch = counted
+    videos = []
+    for is_on in (False, True):
+        pipeline = FAMILIES[family]()
+        pipeline.set_progress_bar_config(disable=True)
+        switch(is_on)
+        with svg.attach(pipeline, Dense()) as run:
+            videos.append(generate(pipeline, num_inference_steps=2, output_type="latent"))
+    # Queries and keys of every call.
+    assert len(prepared) == 2 * len(run.receipt.calls)
+    torch.testing.assert_close(videos[1], videos[0], rtol=1e-3, atol=1e-4)
+
+
+def projection_and_tables(head_dim: int = 32) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    angles = torch.randn(7, head_dim // 2).repeat_interleave(2, 1)
+    return torch.randn(1, 7, 2 * head_dim), (angles.cos(), angles.sin())
+
+
+def test_norms_that_the_kernel_does_not_know_and_odd_heads_are_left_to_the_model(counted):
+    _, switch = counted
+    switch(True)
+    projection, rotation = projection_and_tables()
+    assert _fused.fused(projection, 2, torch.nn.RMSNorm(32, eps=1e-6), rotation) is not None
+    for norm in (
+        torch.nn.GroupNorm(2, 32),
+        torch.nn.RMSNorm(32),
+        torch.nn.LayerNorm(64),
+        torch.nn.LayerNorm(32, bias=False),
+    ):
+        assert _fused.fused(projection, 2, norm, rotation) is None
+    odd, rotation = projection_and_tables(24)
+    assert _fused.fused(odd, 2, torch.nn.RMSNorm(24, eps=1e-6), rotation) is None
+
+
+def test_without_a_gpu_nothing_is_fused():
+    projection, rotation = projection_and_tables()
+    assert _fused.fused(projection, 2, torch.nn.RMSNorm(32, eps=1e-6), rotation) is None

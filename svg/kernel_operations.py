@@ -12,7 +12,7 @@ import torch
 from svg.block_mask import FULL, PARTIAL
 from svg.operations import TorchOperations
 from svg.order import inverse
-from svg.pattern_integers import pattern_integers
+from svg.pattern_integers import has_integers, pattern_integers
 from svg.placement import resident, send
 from svg.plan import AttentionPlan, HeadPattern
 from svg_kernels import profiling
@@ -58,9 +58,11 @@ class KernelOperations(TorchOperations):
     ) -> torch.Tensor:
         """As ``TorchOperations.profile``: products of probabilities are in the inputs' dtype, sums in float32.
 
-        A ``dtype`` other than float32, float64 inputs and a head_dim above 128 are left to plain torch.
+        A ``dtype`` other than float32, float64 inputs, a head_dim above 128 and masks outside of the closed set are
+        left to plain torch.
         """
-        if dtype != torch.float32 or query.dtype == torch.float64 or query.shape[-1] > MOST_HEAD_DIM:
+        is_able = dtype == torch.float32 and query.dtype != torch.float64 and query.shape[-1] <= MOST_HEAD_DIM
+        if not (is_able and all(has_integers(pattern.mask) for pattern in patterns)):
             return super().profile(query, key, value, patterns, rows, dtype, key_lengths)
         query, key, value = (_with_whole_rows(x) for x in (query, key, value))
         lengths = None if key_lengths is None else send(key_lengths, query.device)
@@ -138,7 +140,7 @@ def _palette(patterns: tuple[HeadPattern, ...], seq_len: int, device: torch.devi
     padded = torch.zeros(len(states), *shape, dtype=torch.int8)
     for index, state in enumerate(states):
         padded[index, : state.shape[0], : state.shape[1]] = state
-    integers = [pattern_integers(None if pattern.mask is None else pattern.mask.pattern) for pattern in patterns]
+    integers = [pattern_integers(pattern.mask) for pattern in patterns]
 
     def number(x: list[torch.Tensor]) -> torch.Tensor:
         return torch.stack(x).to(device, torch.int32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import torch
 
@@ -21,32 +21,18 @@ def rows_at_a_time(query: torch.Tensor) -> int:
     return max(1, most // (batch * num_heads * seq_len))
 
 
-class Pattern(Protocol):
-    """What ``profile`` needs to know of a head pattern."""
-
-    def keep(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor: ...
-
-
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-class Plan(Protocol):
-    """What laying tensors out needs to know of an attention plan."""
-
-    def arrange(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Tensors: ...
-
-    def restore(self, output: torch.Tensor) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
 class TorchOperations:
     """Reference implementations; a faster set with the same methods may be handed to ``svg.attach`` in its place."""
 
-    def arrange(self, plan: Plan, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Tensors:
+    def arrange(self, plan: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Tensors:
         """Return ``(batch, num_heads, seq_len, head_dim)`` tensors in the plan's orders."""
         return plan.arrange(query, key, value)
 
-    def restore(self, plan: Plan, output: torch.Tensor) -> torch.Tensor:
+    def restore(self, plan: Any, output: torch.Tensor) -> torch.Tensor:
         """Return an output in the original order."""
         return plan.restore(output)
 
@@ -55,7 +41,7 @@ class TorchOperations:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        patterns: Sequence[Pattern],
+        patterns: Sequence[Any],
         rows: torch.Tensor,
         dtype: torch.dtype | None = torch.float32,
         key_lengths: torch.Tensor | None = None,

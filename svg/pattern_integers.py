@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from svg.block_mask import Pairs
+from svg.block_mask import PARTIAL, BlockMask
 from svg.pattern import TokenPattern
 from svg_kernels.tile_lists import PatternIntegers
 
 
-def pattern_integers(pattern: Pairs | None) -> PatternIntegers:
-    """Return the integers of a pattern; those that keep nothing where a mask has whole tiles only.
+def has_integers(mask: BlockMask | None) -> bool:
+    """Return whether integers say what a mask keeps: its partial tiles are a ``TokenPattern``, or there are none."""
+    return mask is None or isinstance(mask.pattern, TokenPattern) or not bool((mask.tile_map == PARTIAL).any())
 
-    Raises:
-        ValueError: If the pattern is no band with sink and text, which integers say.
-    """
-    if pattern is None:
+
+def pattern_integers(mask: BlockMask | None) -> PatternIntegers:
+    """Return the integers of a mask that has them; those that keep nothing where it has whole tiles only."""
+    if mask is None or not isinstance(mask.pattern, TokenPattern):
+        assert has_integers(mask)
         return PatternIntegers()
-    if not isinstance(pattern, TokenPattern):
-        raise ValueError("kernels know partial tiles of a band only; set method.layout_transform=true")
-    values = {name: getattr(pattern, name) for name in PatternIntegers._fields}
-    if pattern.valid_stop is None:
+    values = {name: getattr(mask.pattern, name) for name in PatternIntegers._fields}
+    if mask.pattern.valid_stop is None:
         # No padding: every position is below the end.
         del values["valid_stop"]
     return PatternIntegers(**values)

@@ -45,7 +45,7 @@ ROOMS = {
     "svg.block_mask": Room("svg.layout svg.placement svg.order svg.pattern", "torch"),
     "svg.plan": Room("svg.layout svg.placement svg.order svg.pattern svg.block_mask svg.operations", "torch"),
     # The same data as kernels read it.
-    "svg.pattern_integers": Room("svg.pattern svg.block_mask svg_kernels", "torch"),
+    "svg.pattern_integers": Room("svg.pattern svg.block_mask svg_kernels"),
     "svg.kernel_operations": Room(f"{PLAN} svg.pattern_integers svg_kernels", "torch"),
     # A method decides: no kernel, no backend, no model.
     "svg.method": Room(f"{PLAN} svg.schedule", "torch"),

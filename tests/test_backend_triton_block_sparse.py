@@ -10,6 +10,7 @@ import torch
 from svg import backends
 from svg.backends import _tile_states
 from svg.backends._tile_states import tile_lists
+from svg.block_mask import BlockMask
 from svg.plan import AttentionPlan, HeadPattern
 from tests.backend_cases import CASES, SEQ_LEN, tensors
 from tests.backend_judge import assert_right, attention_plans, compute
@@ -52,10 +53,8 @@ def test_lists_are_made_once_for_a_palette_and_shared_by_the_heads_that_take_a_p
 
 
 def test_rows_that_keep_everything_are_started_first():
-    pattern = CASES["a_stride_of_sinks_and_text"]().patterns[0].mask.pattern
-    mask = CASES["one_band_for_all"]().patterns[0].mask
-    text = type(mask).from_pattern(replace(mask.pattern, text_start=70, text_stop=78), 16, 16)
-    assert pattern.text_start == 70
+    band = CASES["one_band_for_all"]().patterns[0].mask.pattern
+    text = BlockMask.from_pattern(replace(band, text_start=70, text_stop=78), 16, 16)
     lists = tile_lists(
         AttentionPlan((HeadPattern("text", text),), torch.zeros(1, 1).long()), SEQ_LEN, torch.device("cpu")
     )
@@ -72,12 +71,23 @@ def test_a_few_plans_are_right(case):
     assert_right(output, plan, torch.float32)
 
 
+class EveryPair:
+    """What partial tiles keep where it is no ``TokenPattern``."""
+
+    def keep(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (query >= 0) & (key >= 0)
+
+
 def test_what_has_no_kernel_is_refused_with_a_backend_that_has_one(monkeypatch):
     backend, plan = backends.get("triton_block_sparse"), AttentionPlan.dense()
     with pytest.raises(ValueError, match="no kernel for torch.float64; use backend=cpu_gather or reference"):
         backend.check(tensors()[0], plan)
     with pytest.raises(ValueError, match="head_dim <= 256, got 320; use backend=cpu_gather or reference"):
         backend.check(torch.randn(1, 1, 3, 320), plan)
+    mask = CASES["one_band_for_all"]().patterns[0].mask
+    odd = AttentionPlan((HeadPattern("odd", replace(mask, pattern=EveryPair())),), torch.zeros(1, 1).long())
+    with pytest.raises(ValueError, match="partial tiles of a TokenPattern only, got others; use backend=reference"):
+        backend.check(tensors(torch.float32)[0], odd)
     monkeypatch.setattr("svg.backends.triton_block_sparse._is_interpreted", lambda: False)
     with pytest.raises(ValueError, match="needs CUDA, or TRITON_INTERPRET=1 in the environment, got cpu"):
         backend.check(torch.randn(1, 1, 3, 64), plan)

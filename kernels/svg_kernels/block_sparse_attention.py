@@ -1,4 +1,4 @@
-"""Block-sparse attention, forward only: an online softmax over the tiles that a plan lists, in plain Triton."""
+"""Block-sparse attention, forward only, for any plan: its settings for each GPU, its launch and its judge."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import triton
-import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from svg_kernels.block_sparse_program import attention
 from svg_kernels.launch import Launch, is_interpreted
-from svg_kernels.pattern_mask import place_keep
 from svg_kernels.spec import Case, Inputs, Spec
 from svg_kernels.tile_lists import FULL, PARTIAL, PatternIntegers, TileLists
 
@@ -49,202 +48,6 @@ def settings_for(head_dim: int, element_size: int, capability: int) -> Settings:
     if head_dim <= 64:
         return Settings(128, 64, 4, 3)
     return Settings(128, 32, 4, 3) if head_dim <= 128 else Settings(64, 32, 4, 2)
-
-
-@triton.jit
-def _row_of_program(
-    row_order, assignment, stride_assignment_item, stride_assignment_head, num_items, num_heads, num_rows, num_heavy,
-    ROW_SPLIT: tl.constexpr,
-):  # fmt: skip
-    """Return (item, head, pattern, row of tiles, part of that row): heavy rows first, then head by head."""
-    program = tl.program_id(0)
-    lanes = num_items * num_heads
-    heavy, light = num_heavy * ROW_SPLIT, (num_rows - num_heavy) * ROW_SPLIT
-    lane = program % lanes
-    place = program // lanes
-    if program >= heavy * lanes:
-        lane = (program - heavy * lanes) // light
-        place = heavy + (program - heavy * lanes) % light
-    item, head = lane // num_heads, lane % num_heads
-    pattern = tl.load(assignment + item * stride_assignment_item + head * stride_assignment_head).to(tl.int32)
-    row = tl.load(row_order + pattern * num_rows + place // ROW_SPLIT)
-    return item, head, pattern, row, place % ROW_SPLIT
-
-
-@triton.jit
-def _count_below(tiles, count, bound):
-    """Return how many of ``count`` ascending numbers are below ``bound``."""
-    low = 0
-    high = count
-    while low < high:
-        middle = (low + high) // 2
-        if tl.load(tiles + middle) < bound:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@triton.jit
-def _load(
-    tensor, item, head, start, stride_item, stride_head, stride_token, seq_len,
-    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_DIM: tl.constexpr,
-    USES_DESCRIPTORS: tl.constexpr, IS_CUT: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
-    """Return ``(BLOCK, BLOCK_DIM)`` from token ``start`` on; zeros outside of the tensor where the tile is cut."""
-    if USES_DESCRIPTORS:
-        x = tensor.load([item, head, start, 0]).reshape(BLOCK, BLOCK_DIM)
-    else:
-        token, place = tl.arange(0, BLOCK), tl.arange(0, BLOCK_DIM)
-        first = tensor + item.to(tl.int64) * stride_item + head.to(tl.int64) * stride_head
-        pointers = first + start.to(tl.int64) * stride_token + (token[:, None] * stride_token + place[None, :])
-        if IS_CUT:
-            x = tl.load(pointers, ((start + token) < seq_len)[:, None] & (place < HEAD_DIM)[None, :], 0.0)
-        elif HEAD_DIM < BLOCK_DIM:
-            x = tl.load(pointers, (place < HEAD_DIM)[None, :], 0.0)
-        else:
-            x = tl.load(pointers)
-    # The interpreter has no bfloat16 products.
-    return x.to(tl.float32) if INTERPRET else x
-
-
-@triton.jit
-def _accumulate(scores, value, total, peak, weight, scale_log2, MAY_BE_EMPTY: tl.constexpr):
-    """Return the running output, maximum and sum of an online softmax after one more tile."""
-    new_peak = tl.maximum(peak, tl.max(scores, 1))
-    base = new_peak * scale_log2
-    if MAY_BE_EMPTY:
-        # A row that has met no key yet: -inf less -inf is no number.
-        base = tl.where(new_peak == -float("inf"), 0.0, base)
-    probability = tl.exp2(scores * scale_log2 - base[:, None])
-    decay = tl.exp2(peak * scale_log2 - base)
-    weight = weight * decay + tl.sum(probability, 1)
-    total = tl.dot(probability.to(value.dtype), value, total * decay[:, None], input_precision="ieee")
-    return total, new_peak, weight
-
-
-# Numbers that change from prompt to prompt, or from palette to palette, get no program of their own.
-@triton.jit(do_not_specialize=["num_items", "num_heads", "num_rows", "num_heavy", "seq_len"])
-def _attention(
-    query, key, value, output,
-    starts, full_counts, partial_counts, tiles, row_order, integers, assignment, lengths,
-    lookup_query_tile, lookup_key_tile, lookup_states, lookup_places,
-    stride_query_item, stride_query_head, stride_query_token,
-    stride_key_item, stride_key_head, stride_key_token,
-    stride_value_item, stride_value_head, stride_value_token,
-    stride_output_item, stride_output_head, stride_output_token,
-    stride_assignment_item, stride_assignment_head,
-    num_items, num_heads, num_rows, num_heavy, seq_len, scale_log2,
-    HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr,
-    ROW_SPLIT: tl.constexpr, KEY_SPLIT: tl.constexpr, USES_DESCRIPTORS: tl.constexpr, HAS_PARTIAL: tl.constexpr,
-    HAS_RAGGED_KEYS: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
-    """Attend for one block of queries.
-
-    Layout: query, key, value and output ``(items, heads, seq_len, HEAD_DIM)``, as pointers with strides or as
-    descriptors. ROW_SPLIT blocks of queries share a row of tiles; KEY_SPLIT steps walk through one tile.
-    """
-    item, head, pattern, row, part = _row_of_program(
-        row_order, assignment, stride_assignment_item, stride_assignment_head, num_items, num_heads, num_rows,
-        num_heavy, ROW_SPLIT,
-    )  # fmt: skip
-    query_start = (row * ROW_SPLIT + part) * BLOCK_QUERIES
-    if query_start >= seq_len:
-        return
-    row_index = pattern * num_rows + row
-    tiles += tl.load(starts + row_index)
-    full_count = tl.load(full_counts + row_index)
-    tile_keys: tl.constexpr = BLOCK_KEYS * KEY_SPLIT
-
-    # Tiles that the end of the keys cuts are masked; those past it are left out.
-    limit = seq_len
-    whole_count = full_count
-    if lengths is not None:
-        limit = tl.minimum(tl.load(lengths + item).to(tl.int32), seq_len)
-        whole_count = _count_below(tiles, full_count, limit // tile_keys)
-    elif HAS_RAGGED_KEYS:
-        is_last_cut = tl.load(tiles + tl.maximum(full_count - 1, 0)) >= limit // tile_keys
-        whole_count -= ((full_count > 0) & is_last_cut).to(tl.int32)
-
-    block = _load(
-        query, item, head, query_start, stride_query_item, stride_query_head, stride_query_token, seq_len,
-        HEAD_DIM, BLOCK_QUERIES, BLOCK_DIM, USES_DESCRIPTORS, True, INTERPRET,
-    )  # fmt: skip
-    total = tl.zeros([BLOCK_QUERIES, BLOCK_DIM], tl.float32)
-    peak = tl.full([BLOCK_QUERIES], -float("inf"), tl.float32)
-    weight = tl.zeros([BLOCK_QUERIES], tl.float32)
-
-    # Each tile's number is read a step ahead; the lists end with one number that belongs to none.
-    tile = tl.load(tiles)
-    for step in range(0, whole_count * KEY_SPLIT):
-        key_start = tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
-        tile = tl.load(tiles + (step + 1) // KEY_SPLIT)
-        keys = _load(
-            key, item, head, key_start, stride_key_item, stride_key_head, stride_key_token, seq_len,
-            HEAD_DIM, BLOCK_KEYS, BLOCK_DIM, USES_DESCRIPTORS, False, INTERPRET,
-        )  # fmt: skip
-        values = _load(
-            value, item, head, key_start, stride_value_item, stride_value_head, stride_value_token, seq_len,
-            HEAD_DIM, BLOCK_KEYS, BLOCK_DIM, USES_DESCRIPTORS, False, INTERPRET,
-        )  # fmt: skip
-        scores = tl.dot(block, keys.T, input_precision="ieee")
-        total, peak, weight = _accumulate(scores, values, total, peak, weight, scale_log2, False)
-
-    if HAS_PARTIAL or HAS_RAGGED_KEYS:
-        stop = full_count
-        if HAS_PARTIAL:
-            stop += tl.load(partial_counts + row_index)
-        queries = query_start + tl.arange(0, BLOCK_QUERIES)
-        for step in range(whole_count * KEY_SPLIT, stop * KEY_SPLIT):
-            tile = tl.load(tiles + step // KEY_SPLIT)
-            key_start = tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
-            if key_start < limit:
-                keys = _load(
-                    key, item, head, key_start, stride_key_item, stride_key_head, stride_key_token, seq_len,
-                    HEAD_DIM, BLOCK_KEYS, BLOCK_DIM, USES_DESCRIPTORS, True, INTERPRET,
-                )  # fmt: skip
-                values = _load(
-                    value, item, head, key_start, stride_value_item, stride_value_head, stride_value_token, seq_len,
-                    HEAD_DIM, BLOCK_KEYS, BLOCK_DIM, USES_DESCRIPTORS, True, INTERPRET,
-                )  # fmt: skip
-                columns = key_start + tl.arange(0, BLOCK_KEYS)
-                if lengths is not None:
-                    # Padding may hold anything, and a probability of nothing times NaN is NaN.
-                    values = tl.where((columns < limit)[:, None], values, 0.0)
-                keep = (columns < limit)[None, :]
-                if HAS_PARTIAL:
-                    kept = place_keep(integers, pattern, queries, columns)
-                    if lookup_states is not None:
-                        kept = _looked_up(
-                            lookup_query_tile, lookup_key_tile, lookup_states, lookup_places, pattern, queries,
-                            columns, seq_len, kept,
-                        )  # fmt: skip
-                    keep = keep & (kept | (step < full_count * KEY_SPLIT))
-                scores = tl.where(keep, tl.dot(block, keys.T, input_precision="ieee"), -float("inf"))
-                total, peak, weight = _accumulate(scores, values, total, peak, weight, scale_log2, True)
-
-    # A query that keeps no key gets zeros.
-    total = total / tl.where(weight == 0.0, 1.0, weight)[:, None]
-    if USES_DESCRIPTORS:
-        output.store([item, head, query_start, 0], total.to(output.dtype).reshape(1, 1, BLOCK_QUERIES, BLOCK_DIM))
-    else:
-        token, place = tl.arange(0, BLOCK_QUERIES), tl.arange(0, BLOCK_DIM)
-        first = output + item.to(tl.int64) * stride_output_item + head.to(tl.int64) * stride_output_head
-        first += query_start.to(tl.int64) * stride_output_token
-        pointers = first + (token[:, None] * stride_output_token + place[None, :])
-        is_inside = ((query_start + token) < seq_len)[:, None] & (place < HEAD_DIM)[None, :]
-        tl.store(pointers, total.to(output.dtype.element_ty), is_inside)
-
-
-@triton.jit
-def _looked_up(query_tile, key_tile, states, places, pattern, queries, columns, seq_len, kept):
-    """Return which pairs are kept by the plan's own tiles; ``kept`` is what their partial ones keep."""
-    first = tl.load(places + 2 * pattern)
-    width = tl.load(places + 2 * pattern + 1)
-    rows = tl.load(query_tile + pattern * seq_len + queries, queries < seq_len, 0)
-    places_in_row = tl.load(key_tile + pattern * seq_len + columns, columns < seq_len, 0)
-    state = tl.load(states + (first + rows[:, None] * width + places_in_row[None, :]))
-    return (state == 2) | ((state == 1) & kept)
 
 
 def prepare(
@@ -313,10 +116,10 @@ def prepare(
         "USES_DESCRIPTORS": uses_descriptors,
         "HAS_PARTIAL": lists.has_partial,
         "HAS_RAGGED_KEYS": lengths is not None or seq_len % lists.key_size > 0,
-        "INTERPRET": is_interpreted(_attention),
+        "INTERPRET": is_interpreted(attention),
     }
     options = {"num_warps": settings.num_warps, "num_stages": settings.num_stages}
-    return Launch(_attention, (batch * num_heads * num_rows * row_split,), arguments, options)
+    return Launch(attention, (batch * num_heads * num_rows * row_split,), arguments, options)
 
 
 AXES = ("item", "head", "token")

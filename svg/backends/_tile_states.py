@@ -32,7 +32,7 @@ def _lists(masks: tuple[BlockMask | None, ...], seq_len: int, device: torch.devi
         query_size = key_size = COARSE_TILE
         lookup = _lookup(masks, seq_len, device)
     states = grid_states(masks, seq_len, query_size, key_size)
-    integers = [pattern_integers(None if mask is None else mask.pattern) for mask in masks]
+    integers = [pattern_integers(mask) for mask in masks]
     return TileLists.from_states(states, integers, query_size, key_size, lookup, device)
 
 

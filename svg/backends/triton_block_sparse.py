@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
 from svg.backends._per_head import check_bands, check_fits, check_tensors
 from svg.backends._tile_states import tile_lists
+from svg.block_mask import BlockMask
+from svg.pattern_integers import has_integers
 from svg.placement import resident, send
 from svg.plan import AttentionPlan
 
@@ -19,7 +22,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 @dataclass(frozen=True)
 class TritonBlockSparseBackend:
-    """Computes every plan; inference only.
+    """Computes every plan whose partial tiles keep a ``TokenPattern``; inference only.
 
     The first call of each shape compiles for a few seconds. On a CPU it runs in Triton's interpreter where
     ``TRITON_INTERPRET=1`` was set before the start: right, and thousands of times slower.
@@ -41,6 +44,10 @@ class TritonBlockSparseBackend:
         if query.shape[-1] > MOST_HEAD_DIM:
             raise ValueError(
                 f"{self.name} needs head_dim <= {MOST_HEAD_DIM}, got {query.shape[-1]}; use backend={able}"
+            )
+        if not all(_has_integers(pattern.mask) for pattern in plan.patterns):
+            raise ValueError(
+                f"{self.name} knows partial tiles of a TokenPattern only, got others; use backend=reference"
             )
         if importlib.util.find_spec("triton") is None:
             raise ValueError(f"{self.name} needs the package triton, which is not installed; use backend={able}")
@@ -75,7 +82,12 @@ class TritonBlockSparseBackend:
         return output
 
 
-def _is_interpreted() -> bool:
-    from svg_kernels import block_sparse_attention, launch
+@lru_cache(maxsize=64)
+def _has_integers(mask: BlockMask | None) -> bool:
+    return has_integers(mask)
 
-    return launch.is_interpreted(block_sparse_attention._attention)
+
+def _is_interpreted() -> bool:
+    from svg_kernels import block_sparse_program, launch
+
+    return launch.is_interpreted(block_sparse_program.attention)

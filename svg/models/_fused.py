@@ -77,11 +77,11 @@ def _known(norm: Any, num_heads: int, head_dim: int) -> Any:
     if norm is None:
         return Norm()
     weight, bias, eps = (getattr(norm, name, None) for name in ("weight", "bias", "eps"))
-    size = None if weight is None else weight.numel()
-    kinds = {("RMSNorm", head_dim): "rms_head", ("RMSNorm", num_heads * head_dim): "rms_all"}
-    kinds[("LayerNorm", head_dim)] = "layer_head"
-    kind = kinds.get((type(norm).__name__, size))
-    is_plain_rms = type(norm).__name__ == "RMSNorm" and bias is None
-    if kind is None or eps is None or not (is_plain_rms or (kind == "layer_head" and bias is not None)):
+    if weight is None or eps is None:
         return None
-    return Norm(kind, weight, bias, eps)
+    name, size = type(norm).__name__, weight.numel()
+    if name == "RMSNorm" and bias is None and size in (head_dim, num_heads * head_dim):
+        return Norm("rms_head" if size == head_dim else "rms_all", weight, None, eps)
+    if name == "LayerNorm" and bias is not None and size == head_dim:
+        return Norm("layer_head", weight, bias, eps)
+    return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from functools import cache
 from pathlib import Path
 
@@ -79,11 +78,7 @@ def open_image(prompt: Prompt) -> Image.Image:
     assert prompt.image is not None
     name = f"image {prompt.image} of prompt {prompt.prompt_id}"
     try:
-        with warnings.catch_warnings():
-            # PIL warns from a higher number of pixels on than the one that is refused here.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            file = Image.open(prompt.image)
-        with file:
+        with Image.open(prompt.image) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise ValueError(f"{name} has {file.width} x {file.height} pixels; at most {MAX_PIXELS} are taken")
             image = ImageOps.exif_transpose(file)

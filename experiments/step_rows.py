@@ -136,14 +136,16 @@ def _rate_rows(found: Measured, kind: str, key: Mapping[str, Any]) -> Iterator[M
     yield Measurement(quantity=f"{prefix}attention_pflop", value=attention / PETA, **counted)
     rate: dict[str, Any] = {"unit": "TFLOP/s", "value": attention / attention_s / 1e12, **key}
     yield Measurement(quantity=f"{prefix}attention_tflops", higher_is_better=True, **rate)
-    shares = {f"{prefix}floor_s": ("s", False), f"{prefix}roofline_share": ("1", True)}
-    floor = None if isinstance(found.gpu, str) else found.gpu.floor_s(attention, other)
-    for (quantity, (unit, better)), value in zip(
-        shares.items(), (floor, None if floor is None else floor / step_s), strict=True
-    ):
-        missing = {"status": "unavailable", "n": 0, "reason": found.gpu} if value is None else {}
-        shared: dict[str, Any] = {"unit": unit, "higher_is_better": better, **missing, **key}
-        yield Measurement(quantity=quantity, value=value, **shared)
+    least: dict[str, Any] = {"quantity": f"{prefix}floor_s", "unit": "s", "higher_is_better": False, **key}
+    share: dict[str, Any] = {"quantity": f"{prefix}roofline_share", "unit": "1", "higher_is_better": True, **key}
+    if isinstance(found.gpu, str):
+        missing: dict[str, Any] = {"value": None, "n": 0, "status": "unavailable", "reason": found.gpu}
+        yield Measurement(**least, **missing)
+        yield Measurement(**share, **missing)
+        return
+    floor_s = found.gpu.floor_s(attention, other)
+    yield Measurement(value=floor_s, **least)
+    yield Measurement(value=floor_s / step_s, **share)
 
 
 def _comparison_rows(found: Measured, key: Mapping[str, Any]) -> Iterator[Measurement]:

@@ -117,7 +117,6 @@ def test_a_size_that_hunyuan_video_cannot_divide_is_refused(call, tmp_path, spar
         ("huge", "has 16384 x 8192 pixels; at most"),
     ],
 )
-@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
 def test_an_image_that_is_none_is_refused(call, tmp_path, sparse, image_to_video_folder, kind, words):
     image = tmp_path / "image.png"
     if kind == "folder":

@@ -43,7 +43,7 @@ PIPELINES = {
 EXACT = ("guidance", "ofs", "padding_mask", "fps", "image_rotary_emb", "attention_kwargs", "return_dict")
 # Billions of parameters of each checkpoint's transformer.
 BILLIONS = {
-    "wan_t2v_1_3b": 1.4,
+    "wan_t2v_1_3b": 1.42,
     "wan_t2v_14b": 14.3,
     "wan2_2_t2v_a14b": 14.3,
     "wan_i2v_14b_480p": 16.4,

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 
 from svg.backends._per_head import check_bands, check_fits, check_tensors
 from svg.backends._tile_states import tile_lists
-from svg.block_mask import BlockMask
-from svg.pattern_integers import has_integers
 from svg.placement import resident, send
 from svg.plan import AttentionPlan
 
@@ -45,10 +42,6 @@ class TritonBlockSparseBackend:
             raise ValueError(
                 f"{self.name} needs head_dim <= {MOST_HEAD_DIM}, got {query.shape[-1]}; use backend={able}"
             )
-        if not all(_has_integers(pattern.mask) for pattern in plan.patterns):
-            raise ValueError(
-                f"{self.name} knows partial tiles of a TokenPattern only, got others; use backend=reference"
-            )
         if importlib.util.find_spec("triton") is None:
             raise ValueError(f"{self.name} needs the package triton, which is not installed; use backend={able}")
         if not query.is_cuda and not _is_interpreted():
@@ -80,11 +73,6 @@ class TritonBlockSparseBackend:
         settings = kernel.settings_for(query.shape[-1], query.element_size(), 10 * major + minor)
         kernel.prepare(query, key, value, output, lists, assignment, lengths, settings).run()
         return output
-
-
-@lru_cache(maxsize=64)
-def _has_integers(mask: BlockMask | None) -> bool:
-    return has_integers(mask)
 
 
 def _is_interpreted() -> bool:

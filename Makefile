@@ -13,6 +13,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # Test processes; each runs one torch thread.
 WORKERS ?= 2
+EMBEDDED := $(patsubst %,assets/tiny_%/model_index.json,wan hunyuan_video cogvideox_i2v)
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q
 
 .PHONY: help setup demo demo-models test test-full test-gpu bench-kernels lint format store-gc clean
@@ -33,10 +34,10 @@ demo: $(READY)  ## Run sparse against dense on the embedded model and write runs
 	@$(RUN) -m experiments.compare -m experiment=demo runs_dir=runs/demo
 	@$(RUN) -m analysis.report runs/demo
 
-demo-models: $(READY)  ## Run sparse against dense on all embedded models and write runs/demo_models/report.html
-	@for name in wan hunyuan_video cogvideox_i2v; do \
-		if [ ! -f assets/tiny_$$name/model_index.json ]; then \
-			echo "error: assets/tiny_$$name is not there; python -m experiments.train_tiny --family $$name trains it, on a GPU" >&2; exit 2; fi; done
+assets/tiny_%/model_index.json:
+	@echo "error: assets/tiny_$* is not there; python -m experiments.train_tiny --family $* trains it, on a GPU" >&2; exit 2
+
+demo-models: $(EMBEDDED) $(READY)  ## Run sparse against dense on all embedded models and write runs/demo_models/report.html
 	@$(RUN) -m experiments.compare -m experiment=demo_models runs_dir=runs/demo_models
 	@$(RUN) -m analysis.report runs/demo_models
 

@@ -23,10 +23,10 @@ _PER_MOMENT = ("provenance.command", "provenance.load_average", "provenance.mode
 def describe(runs: pd.DataFrame) -> pd.DataFrame:
     """Return, by run id, what identifies each run among the others.
 
-    Columns: ``knobs``, the settings in which complete runs differ (a dict, names without ``config.`` and ``method.``;
-    one that was refused holds them as they were asked for, and its error names the wrong one); ``settings``, a
-    text that is equal for runs that differ in nothing but their seeds; ``environment``, a letter for machine,
-    versions and code: runs of two letters are never averaged.
+    Columns: ``knobs``, the settings in which complete runs of a model differ (a dict, names without ``config.`` and
+    ``method.``; one that was refused holds them as they were asked for, and its error names the wrong one);
+    ``settings``, a text that is equal for runs that differ in nothing but their seeds; ``environment``, a letter for
+    machine, versions and code: runs of two letters are never averaged.
     """
     table = runs.set_index("run_id", drop=False)
     chosen = [name for name in table if _is_setting(name)]
@@ -35,7 +35,9 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
     own = [name for name in texts if name.startswith(("config.method.", _CODE)) or name not in chosen]
     whole = table["status"] == "complete"
     methods = table["method"]
-    differing = {name: set(methods) for name in texts if name not in own and texts[name][whole].nunique() > 1}
+    # A setting that each model has its own value of is said by the model's name.
+    others = {name: texts[name][whole].groupby(table["model"][whole]).nunique() for name in texts if name not in own}
+    differing = {name: set(methods) for name, counts in others.items() if (counts > 1).any()}
     for name in own:
         # Every model has code of its own, too.
         alike = [methods[whole], *([table["model"][whole]] if name == _CODE else [])]

@@ -146,6 +146,16 @@ def test_the_knobs_of_a_row_are_those_that_differ(tmp_path):
     assert set(table_of(tmp_path)["label"]) == {"svg sparsity=0.25 block_size=32", "svg sparsity=0.25 block_size=64"}
 
 
+def test_what_each_model_has_of_its_own_is_said_by_its_name(tmp_path):
+    for model, frames, steps in (("a", 33, 8), ("a", 33, 20), ("b", 65, 8)):
+        config = {"seed": 0, "method": {}, "model": {"num_frames": frames, "num_inference_steps": steps}}
+        names = {"model": model, "method": "svg", "backend": "flex", "dense_backend": "sdpa"}
+        facts = {"config": config, "provenance": PROVENANCE, "prompts": [], "seeds": [0]}
+        with RunWriter(tmp_path, f"{model}{steps}", **names, **facts) as run:
+            run.add(psnr(20.0))
+    assert set(table_of(tmp_path)["label"]) == {f"svg model.num_inference_steps={steps}" for steps in (8, 20)}
+
+
 def test_the_settings_of_a_backend_are_knobs(tmp_path):
     for size in (32, 64):
         config = {"seed": 0, "method": {}, "backend": {"name": "flex", "tile": size}}

@@ -77,7 +77,7 @@ def train(
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         loss = error.abs().mean() + 10 * error.square().mean() + 1e-5 * divergence
         if family.centres_latents:
-            loss = loss + 0.01 * mean.mean((0, 2, 3, 4)).square().mean()
+            loss = loss + 0.1 * mean.mean((0, 2, 3, 4)).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         ranks.average_gradients(named.values())

@@ -166,7 +166,12 @@ def _comparison_rows(found: Measured, key: Mapping[str, Any]) -> Iterator[Measur
     if "fixed" in found.timings:
         both = list(zip(found.timings["sparse"], found.timings["fixed"], strict=True))
         cost = [sparse.step_s - fixed.step_s for sparse, fixed in both]
-        yield _median("deciding_s", "s", cost, key, higher_is_better=False)
+        if statistics.median(cost) >= 0:
+            yield _median("deciding_s", "s", cost, key, higher_is_better=False)
+        else:
+            reason = f"the fixed step took {-statistics.median(cost):.2g} s longer: steps vary more than deciding costs"
+            missing: dict[str, Any] = {"value": None, "n": 0, "status": "unavailable", "reason": reason}
+            yield Measurement(quantity="deciding_s", unit="s", higher_is_better=False, **missing, **key)
         share = [(sparse.step_s - fixed.step_s) / attention(fixed) for sparse, fixed in both]
         yield _median("deciding_share", "1", share, key, higher_is_better=False)
 
@@ -178,7 +183,7 @@ def _overhead_s(timing: Timing) -> float:
 def _phase_s(timing: Timing, phase: str) -> float:
     """Return the seconds of a phase; ``rest`` is what no phase claims."""
     if phase == "rest":
-        return timing.step_s - sum(_phase_s(timing, name) for name in PHASES)
+        return max(0.0, timing.step_s - sum(_phase_s(timing, name) for name in PHASES))
     return sum(timing.spans.get(phase, ()))
 
 

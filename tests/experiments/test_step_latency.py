@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 
 from analysis import load
 from analysis.steps import step_table
-from experiments import step_planning, step_runner
+from experiments import step_planning, step_rows, step_runner
 from experiments.entry import CONF
 from experiments.forced_choice import FixedPlans, ForcedChoice, deal
+from experiments.forecasting import size_of
 from experiments.one_step import Step, build_step
 from experiments.planning import Names
 from experiments.schema import StepConfig
@@ -188,6 +190,36 @@ def test_a_backend_that_fails_becomes_a_failed_run_and_the_next_one_is_timed(tin
     runs = load.runs(tmp_path / "runs").set_index("backend")
     assert dict(runs["status"]) == {"cpu_gather": "failed", "reference": "complete"}
     assert "no kernel for this machine" in runs.loc["cpu_gather", "error.message"]
+
+
+@pytest.mark.parametrize(("fixed_s", "status"), [(0.5, "ok"), (1.5, "unavailable")])
+def test_deciding_that_is_lost_in_how_steps_vary_has_no_seconds_but_a_share(tiny, fixed_s, status):
+    plan = planned(*tiny("tiny_wan"))
+    step = build_step(plan.config.model, plan.layout, plan.device, seed=0)
+    backend = backends.get("reference")
+    made = step(ForcedChoice(plan.method, None), backend, backend)
+    timings = {name: [replace(made, step_s=seconds)] for name, seconds in (("sparse", 1.0), ("fixed", fixed_s))}
+    sizes = plan.config.model.transformer
+    found = step_rows.Measured(
+        timings={"dense": [made], **timings},
+        size=size_of(plan.config.model, sizes),
+        predictions=2,
+        seq_len=plan.layout.seq_len,
+        density_requested=0.9,
+        warmup_s=1.0,
+        compile_s=0.0,
+        build_s=1.0,
+        weights_gib=1.0,
+        checks={},
+        clocks={"sm_clock_mhz": [1980.0, 1700.0, 1755.0]},
+        gpu="no peak rate is known of a CPU",
+    )
+    rows = {row.quantity: row for row in step_rows.rows(found, {"seed": 0})}
+    assert rows["deciding_s"].status == status
+    assert (rows["deciding_share"].value > 0) == (status == "ok")
+    assert status == "ok" or "0.5 s longer" in rows["deciding_s"].reason
+    assert (rows["sm_clock_mhz"].value, rows["sm_clock_mhz"].n) == (1755.0, 3)
+    assert rows["power_w"].status == rows["roofline_share"].status == "unavailable"
 
 
 def test_a_job_of_a_sweep_that_is_refused_is_a_failed_row_of_the_table(tiny, call, tmp_path):

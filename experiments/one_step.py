@@ -13,6 +13,7 @@ from experiments.building import check_keys
 from experiments.forecasting import grid_of
 from experiments.random_steps import Request, family_of
 from experiments.schema import ModelConfig, TransformerConfig
+from svg.attaching import fastest_operations
 from svg.attachment import Attachment
 from svg.cost.clock import Clock, PhaseClock
 from svg.cost.memory import peak_gib, reset_peak
@@ -59,7 +60,14 @@ class Step:
         clock = Clock(self.device)
         phases = PhaseClock(clock)
         attached = Attachment(
-            self.denoiser, self.adapter, method, backend, dense_backend, seed=self.seed, phases=phases
+            self.denoiser,
+            self.adapter,
+            method,
+            backend,
+            dense_backend,
+            seed=self.seed,
+            phases=phases,
+            operations=fastest_operations(self.device),
         )
         reset_peak(self.device)
         with torch.no_grad(), attached as run:

@@ -13,6 +13,7 @@ from experiments.forecasting import layout_of
 from experiments.planning import Names, fields_of, pick_device
 from experiments.random_steps import family_of
 from experiments.schema import StepConfig
+from svg.attaching import fastest_operations
 from svg.cost.roofline import gpu_by_name
 from svg.layout import TokenLayout
 from svg.methods.dense import Dense
@@ -94,6 +95,7 @@ def check(config: StepConfig, names: Names) -> StepPlan:
         "temporal_share": config.temporal_share if is_forced else None,
         "backend": {"name": backend.name, **fields_of(backend)},
         "dense_backend": config.dense_backend,
+        "operations": type(fastest_operations(device)).__name__,
         "steps": config.steps,
         "device": config.device,
         "threads": config.threads,

@@ -55,11 +55,12 @@ def attach(
         seed=seed,
         phases=phases,
         strict=strict,
-        operations=operations if operations is not None else _fastest_operations(pipeline.device),
+        operations=operations if operations is not None else fastest_operations(pipeline.device),
     )
 
 
-def _fastest_operations(device: torch.device) -> TorchOperations:
+def fastest_operations(device: torch.device) -> TorchOperations:
+    """Return what a device computes with where nobody says: kernels of ours on a GPU that has them, else torch."""
     is_able = device.type == "cuda" and importlib.util.find_spec("triton") is not None
     if not is_able or torch.cuda.get_device_capability(device) < (8, 0):
         return TorchOperations()

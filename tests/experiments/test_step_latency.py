@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 
 from analysis import load
 from analysis.steps import step_table
-from experiments import step_planning, step_rows, step_runner
+from experiments import one_step, step_planning, step_rows, step_runner
 from experiments.entry import CONF
 from experiments.forced_choice import FixedPlans, ForcedChoice, deal
 from experiments.forecasting import size_of
@@ -21,6 +21,7 @@ from svg import backends
 from svg.backends import cpu_gather
 from svg.cost.gpu_clocks import GpuClocks, parse
 from svg.cost.roofline import gpu_of_driver
+from svg.operations import TorchOperations
 from svg.results import list_runs, read_run
 from tests.experiments.conftest import composed
 
@@ -109,6 +110,27 @@ def test_heads_are_dealt_out_and_the_fixed_step_repeats_the_plans(tiny):
     assert {call.branch for call in first.calls} == {"cond", "uncond"}
     # It has decided for real: both kinds were tried on every head.
     assert all(set(call.error) == {"spatial", "temporal"} for call in first.calls)
+
+
+def test_a_step_profiles_and_reorders_with_what_svg_attach_would_take(tiny, monkeypatch):
+    @dataclass(frozen=True)
+    class Counting(TorchOperations):
+        calls: list[str] = field(default_factory=list)
+
+        def profile(self, *arguments, **more):
+            self.calls.append("profile")
+            return super().profile(*arguments, **more)
+
+        def arrange(self, *arguments):
+            self.calls.append("arrange")
+            return super().arrange(*arguments)
+
+    counting = Counting()
+    monkeypatch.setattr(one_step, "fastest_operations", lambda device: counting)
+    plan = planned(*tiny("tiny_wan"))
+    step = build_step(plan.config.model, plan.layout, plan.device, seed=0)
+    step(ForcedChoice(plan.method, None), backends.get("reference"), backends.get("sdpa"))
+    assert counting.calls == ["profile", "arrange"] * 4
 
 
 def test_a_fixed_step_decides_nothing(tiny, monkeypatch):

@@ -67,7 +67,7 @@ def refused(call, tmp_path, *arguments: str, status: int = 2) -> str:
         (["backend=sdpa"], "sdpa computes dense plans only, .*; use backend="),
         (["backend=none"], "backend=none is not in conf/backend"),
         (["dense_backend=none"], "dense_backend is 'none'; it must be one of auto"),
-        (["dense_backend=sdpa_cudnn"], "kernel cudnn needs CUDA"),
+        (["dense_backend=sdpa_cudnn"], "sdpa_cudnn needs CUDA"),
         (["device=tpu"], "device is 'tpu'"),
         (["device=cuda"], "device is 'cuda', but torch finds no CUDA GPU"),
         (["prompts.path=nowhere.txt"], "prompts.path=nowhere.txt cannot be read"),

@@ -9,11 +9,13 @@ from omegaconf import OmegaConf
 
 from experiments.entry import CONF
 
-SWEEPS = {
+EVERY = {
     file.stem: OmegaConf.load(file).hydra.sweeper.params
     for file in sorted((CONF / "experiment").glob("*.yaml"))
     if "hydra" in OmegaConf.load(file)
 }
+# One that goes over the embedded models takes no other.
+SWEEPS = {name: params for name, params in EVERY.items() if "embedded" not in params}
 
 
 def test_the_sweeps_that_a_study_needs_are_there():

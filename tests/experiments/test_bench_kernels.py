@@ -10,7 +10,7 @@ import torch
 
 from experiments import bench_kernels
 from svg.results import list_runs, read_measurements, read_run
-from svg_kernels import profiling
+from svg_kernels import reorder
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="rehearses in the interpreter; a GPU runs it for real"
@@ -23,24 +23,24 @@ def bench(monkeypatch, *arguments: str) -> int:
 
 
 def small(folder) -> tuple[str, ...]:
-    return "--size", "small", "--dtype", "float32", "--repeats", "2", "--kernel", "profiling", "--runs-dir", str(folder)
+    return "--size", "small", "--dtype", "float32", "--repeats", "2", "--kernel", "reorder", "--runs-dir", str(folder)
 
 
 def test_a_rehearsal_writes_a_run_of_rows_for_every_case(monkeypatch, tmp_path, capsys):
     assert bench(monkeypatch, *small(tmp_path)) == 0
     [path] = list_runs(tmp_path)
     record, rows = read_run(path), read_measurements(path).to_pylist()
-    assert (record.status, record.method, record.model) == ("complete", "profiling", "kernels")
+    assert (record.status, record.method, record.model) == ("complete", "reorder", "kernels")
     assert "versions" in record.provenance
     assert [json.loads(prompt["text"])["shape"] for prompt in record.prompts] == [
-        list(case["shape"]) for case in profiling.SPEC.cases
+        list(case["shape"]) for case in reorder.SPEC.cases
     ]
     timed = [row for row in rows if row["quantity"] == "latency_ms"]
     assert {(row["prompt_id"], row["protocol"]) for row in timed} == {
         (str(case), protocol) for case in range(3) for protocol in ("ours", "eager")
     }
     assert all(row["value"] > 0 and row["n"] == 2 for row in timed)
-    assert capsys.readouterr().out.count("profiling ") == 3
+    assert capsys.readouterr().out.count("reorder ") == 3
 
 
 def test_a_wrong_kernel_gets_no_time(monkeypatch, tmp_path, capsys):

@@ -232,6 +232,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_job_of_a_sweep_that_is_refused_before_anything_is_loaded_is_a_failed_run(sparse, call, tmp_path, case):
     setting, message = REFUSED[case]
@@ -249,6 +250,7 @@ def test_a_job_of_a_sweep_that_is_refused_before_anything_is_loaded_is_a_failed_
     assert list(labels) == ["svg sparsity=0.7"] * 2
 
 
+@pytest.mark.slow
 def test_a_refused_job_that_passes_later_leaves_no_failed_run(sparse, call, tmp_path, model_folder):
     later = tmp_path / "later"
     settings = [word for word in sparse if not word.startswith("model.path=")]

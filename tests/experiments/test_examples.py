@@ -25,6 +25,7 @@ def their_package(tmp_path, monkeypatch):
     sys.modules.pop("golden_tiles", None)
 
 
+@pytest.mark.slow
 def test_it_takes_part_in_a_sweep_and_in_every_table_and_figure(their_package, sparse, call, tmp_path, capsys):
     runs = tmp_path / "runs"
     method = [word for word in sparse if not word.startswith("method.sparsity")]

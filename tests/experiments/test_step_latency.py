@@ -153,6 +153,7 @@ def test_every_layer_and_item_has_the_share_at_places_of_its_own(share, temporal
         assert len(choices.flatten(0, 1).unique(dim=0)) == 10
 
 
+@pytest.mark.slow
 def test_methods_that_do_not_choose_between_the_two_kinds_keep_their_plans(tiny, call, tmp_path):
     settings = [setting for setting in tiny("tiny_wan") if setting != "method.block_size=8"]
     status, _, err = call(*settings, "method=random_blocks", "method.block_size=8", command="step_latency")
@@ -180,6 +181,7 @@ def test_dense_layers_of_the_method_stay_dense_in_a_sparse_step(tiny, call, tmp_
     assert "deciding_s" not in set(rows["quantity"])
 
 
+@pytest.mark.slow
 def test_steps_are_repeated_in_turns_until_the_seconds_are_spent(tiny, call, tmp_path, monkeypatch):
     order = []
     real = Step.__call__
@@ -200,6 +202,7 @@ def test_steps_are_repeated_in_turns_until_the_seconds_are_spent(tiny, call, tmp
     assert rows.loc["step_s", "spread"] > 0
 
 
+@pytest.mark.slow
 def test_a_backend_that_fails_becomes_a_failed_run_and_the_next_one_is_timed(tiny, call, tmp_path, monkeypatch):
     def broken(*arguments):
         raise NotImplementedError("no kernel\nfor this machine")
@@ -244,6 +247,7 @@ def test_deciding_that_is_lost_in_how_steps_vary_has_no_seconds_but_a_share(tiny
     assert rows["power_w"].status == rows["roofline_share"].status == "unavailable"
 
 
+@pytest.mark.slow
 def test_a_job_of_a_sweep_that_is_refused_is_a_failed_row_of_the_table(tiny, call, tmp_path):
     settings = [setting for setting in tiny("tiny_wan") if not setting.startswith("model.width")]
     status, _, err = call("-m", *settings, "model.width=100,96", command="step_latency")
@@ -273,6 +277,7 @@ def test_too_little_memory_is_one_line(tiny, call, monkeypatch):
     assert "cpu has too little memory; make model.height, model.width or model.num_frames smaller" in err
 
 
+@pytest.mark.slow
 def test_a_complete_record_is_kept_until_it_is_asked_for_again(tiny, call, tmp_path):
     for more, said in (([], "dense"), ([], "already complete"), (["overwrite=true"], "dense")):
         status, out, err = call(*tiny("tiny_wan"), *more, command="step_latency")
@@ -310,6 +315,7 @@ def test_bad_input_is_one_line_and_writes_nothing(call, tmp_path, override, word
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_layers_that_do_not_add_up_are_refused_by_name(call, tiny):
     settings = [setting for setting in tiny("hunyuan_video_t2v") if "num_single_layers" not in setting]
     status, _, err = call(*settings, command="step_latency")

@@ -44,6 +44,7 @@ def no_rows(path):
     (path / "measurements.parquet").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [cut, by_hand, other_machine, no_rows])
 def test_a_damaged_run_is_set_aside_with_a_warning_and_made_again(sparse, tmp_path, harm):
     path = runner.run(planned(*sparse))
@@ -56,6 +57,7 @@ def test_a_damaged_run_is_set_aside_with_a_warning_and_made_again(sparse, tmp_pa
     assert aside.name == f"{path.name}-1" and (aside / "run.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_a_damaged_run_again_and_skips_the_others(sparse, call, tmp_path):
     line = ("-m", "method=svg", *sparse, "method.sparsity=0.7,0.8")
     assert call(*line)[0] == 0
@@ -66,6 +68,7 @@ def test_a_sweep_makes_a_damaged_run_again_and_skips_the_others(sparse, call, tm
     assert set(load.runs(tmp_path / "runs")["status"]) == {"complete"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [cut, by_hand, other_machine])
 def test_the_tables_name_a_damaged_run_and_take_nothing_from_it(sparse, tmp_path, harm):
     for density in (0.7, 0.8):
@@ -91,6 +94,7 @@ def test_a_run_of_another_version_is_refused_and_left_alone(sparse, call, capsys
     assert (path / "run.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_other_weights_under_the_same_name_are_another_row(sparse, model_folder, tmp_path):
     other = shutil.copytree(model_folder, tmp_path / "other" / model_folder.name)
     [file] = (other / "transformer").glob("*.safetensors")
@@ -105,6 +109,7 @@ def test_other_weights_under_the_same_name_are_another_row(sparse, model_folder,
     assert all("model.fingerprint=" in label for label in table["label"])
 
 
+@pytest.mark.slow
 def test_a_run_during_which_the_wall_clock_jumped_stands_apart_from_the_others(sparse, tmp_path, monkeypatch):
     class Backwards(datetime):
         """A clock that loses an hour each time it is read."""
@@ -133,6 +138,7 @@ def test_a_negative_duration_is_no_measurement():
         Measurement(quantity="step_s", unit="s", value=-0.5)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_in_the_middle_of_a_sweep_costs_the_runs_that_did_not_fit(
     sparse, call, tmp_path, monkeypatch
 ):

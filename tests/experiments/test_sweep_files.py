@@ -24,6 +24,7 @@ def test_the_sweeps_that_a_study_needs_are_there():
     assert set(needed.split()) <= set(SWEEPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_job_of_every_sweep_is_planned_on_the_embedded_model(call, tmp_path, name):
     line = (

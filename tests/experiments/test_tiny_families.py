@@ -167,6 +167,7 @@ def test_a_perfect_prediction_has_no_loss_and_gives_the_clean_latents_through_th
     torch.testing.assert_close(latents, clean, rtol=0, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_loss_of_one_batch_goes_down(name):
     torch.manual_seed(0)
     family = SMALL[name]

@@ -160,6 +160,7 @@ def test_blocks_and_leaves_that_are_moved_one_by_one_give_the_same_videos(family
     family.assert_dense_is(known[0], pipeline)
 
 
+@pytest.mark.slow
 def test_an_autoencoder_in_tiles_and_slices_gives_what_it_gives_the_stock_pipeline(family, pipeline):
     decoded = {"output_type": "pt"}
     whole = family.stock(pipeline, **decoded)
@@ -246,6 +247,7 @@ def compiled(make: Callable[..., Any], num_layers: int):
     return pipeline, graphs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["wan2_2", "hunyuan_video", *(pytest.param(one, marks=pytest.mark.slow) for one in ("cogvideox", "cosmos"))]
 )
@@ -266,12 +268,14 @@ def test_compiled_blocks_give_the_same_videos_and_are_compiled_once_for_all_laye
     assert len(graphs) == once > 0
 
 
+@pytest.mark.slow
 def test_blocks_that_must_be_one_graph_are_told_which_setting_to_change(family, pipeline, fresh_compiler):
     compile_blocks(pipeline, fullgraph=True, backend="eager")
     with pytest.raises(torch._dynamo.exc.Unsupported, match="compile with fullgraph=False"):
         family.sparse(pipeline)
 
 
+@pytest.mark.slow
 def test_compiled_blocks_are_compiled_twice_at_most_for_prompts_of_any_length(fresh_compiler):
     one = FAMILIES["hunyuan_video"]
     pipeline, graphs = compiled(one.make, 1)

@@ -11,11 +11,11 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from PIL import Image
 from torch import nn
-from transformers import T5Config, T5EncoderModel
+from transformers import T5EncoderModel
 
 from experiments.tiny import clips, cogvideox_autoencoder, initialise, words
 from experiments.tiny.cogvideox_autoencoder import LATENT_CHANNELS
-from experiments.tiny.family import SPATIAL, Batch, Family, Parts
+from experiments.tiny.family import SPATIAL, Batch, Family, Parts, build_t5
 
 TEXT_WIDTH, TEXT_LENGTH, LONG_TEXT_LENGTH = 128, 32, 226
 # What the pipeline of version 1.5 hands over as offset.
@@ -72,7 +72,7 @@ class CogVideoXImageToVideo(Family):
         return {"tokenizer": words.tokenizer()}
 
     def build_parts(self, tokenizers: dict[str, Any]) -> Parts:
-        text_encoder = build_text_encoder(len(tokenizers["tokenizer"]))
+        text_encoder = build_t5(T5EncoderModel, TEXT_WIDTH, len(tokenizers["tokenizer"]))
         return Parts(text_encoder=text_encoder, transformer=build_transformer(self.num_frames))
 
     def tokens(self, tokenizers: dict[str, Any], texts: list[str]) -> dict[str, torch.Tensor]:
@@ -148,25 +148,6 @@ def rotary_embedding(config: Any, sizes: tuple[int, ...], device: torch.device) 
     patch, patch_t = config.patch_size, config.patch_size_t
     greatest = (config.sample_height // patch, config.sample_width // patch)
     return _rotary(config.attention_head_dim, (frames // patch_t, height // patch, width // patch), greatest, device)
-
-
-def build_text_encoder(vocab_size: int) -> T5EncoderModel:
-    """Return an untrained T5 encoder: 2 layers, 4 heads x 32, width 128."""
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=vocab_size,
-            d_model=TEXT_WIDTH,
-            d_kv=32,
-            d_ff=256,
-            num_layers=2,
-            num_heads=4,
-            relative_attention_num_buckets=16,
-            relative_attention_max_distance=32,
-            dropout_rate=0.0,
-            pad_token_id=0,
-            eos_token_id=1,
-        )
-    )
 
 
 def build_transformer(

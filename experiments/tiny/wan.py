@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from diffusers import UniPCMultistepScheduler, WanTransformer3DModel
 from torch import nn
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import UMT5EncoderModel
 
 from experiments.tiny import flow, wan_autoencoder, words
 from experiments.tiny.clips import Scene
-from experiments.tiny.family import Batch, Family, Parts
+from experiments.tiny.family import Batch, Family, Parts, build_t5
 from experiments.tiny.wan_autoencoder import LATENT_CHANNELS
 
 TEXT_WIDTH, TEXT_LENGTH, LONG_TEXT_LENGTH = 128, 32, 512
@@ -61,7 +61,8 @@ class Wan(Family):
         return {"tokenizer": words.tokenizer()}
 
     def build_parts(self, tokenizers: dict[str, Any]) -> Parts:
-        return Parts(text_encoder=build_text_encoder(len(tokenizers["tokenizer"])), transformer=build_transformer())
+        text_encoder = build_t5(UMT5EncoderModel, TEXT_WIDTH, len(tokenizers["tokenizer"]))
+        return Parts(text_encoder=text_encoder, transformer=build_transformer())
 
     def tokens(self, tokenizers: dict[str, Any], texts: list[str]) -> dict[str, torch.Tensor]:
         encoded = tokenizers["tokenizer"](texts, padding="max_length", max_length=TEXT_LENGTH, truncation=True)
@@ -94,25 +95,6 @@ def encode_text(text_encoder: UMT5EncoderModel, ids: torch.Tensor, length: int) 
     mask = ids != 0
     hidden = text_encoder(ids, attention_mask=mask.long()).last_hidden_state
     return nn.functional.pad(hidden * mask[..., None], (0, 0, 0, length - ids.shape[1]))
-
-
-def build_text_encoder(vocab_size: int) -> UMT5EncoderModel:
-    """Return an untrained UMT5 encoder: 2 layers, 4 heads x 32, width 128."""
-    return UMT5EncoderModel(
-        UMT5Config(
-            vocab_size=vocab_size,
-            d_model=TEXT_WIDTH,
-            d_kv=32,
-            d_ff=256,
-            num_layers=2,
-            num_heads=4,
-            relative_attention_num_buckets=16,
-            relative_attention_max_distance=32,
-            dropout_rate=0.0,
-            pad_token_id=0,
-            eos_token_id=1,
-        )
-    )
 
 
 def build_transformer(num_layers: int = 6, num_heads: int = 4, head_dim: int = 64, ffn_dim: int = 1024):

@@ -11,6 +11,7 @@ import diffusers
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import T5EncoderModel, UMT5EncoderModel
 
 import svg
 from experiments import train_tiny
@@ -182,6 +183,14 @@ def test_the_loss_of_one_batch_goes_down(name):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("kind", [T5EncoderModel, UMT5EncoderModel])
+def test_a_text_encoder_of_either_t5_has_its_own_classs_settings_and_the_width_asked_for(kind):
+    encoder = families.build_t5(kind, width=24, vocab_size=11)
+    assert type(encoder.config) is kind.config_class
+    assert encoder(torch.tensor([[3, 1, 0]])).last_hidden_state.shape == (1, 3, 24)
+    assert encoder.get_input_embeddings().weight.shape == (11, 24)
 
 
 def test_every_caption_is_as_many_tokens_to_hunyuan_video_and_the_template_is_cut_off():

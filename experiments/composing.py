@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf, open_dict
 
 from experiments.entry import names_of, typed
-from experiments.planning import Names
+from experiments.identity import Names
 from experiments.schema import Config
 
 

@@ -204,8 +204,8 @@ def _names() -> Any:
 
 
 def names_of(choices: Any, overrides: list[str], is_sweep: bool) -> Any:
-    """Return the ``planning.Names`` of a job from the files that Hydra picked."""
-    from experiments.planning import Names
+    """Return the ``identity.Names`` of a job from the files that Hydra picked."""
+    from experiments.identity import Names
 
     return Names(
         model=choices["model"],

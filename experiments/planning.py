@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from functools import cache, cached_property
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,68 +10,23 @@ import torch
 
 from experiments import prompting
 from experiments.building import build_backend, build_dense_backend, build_method
+from experiments.identity import Checked, Names
 from experiments.loading import find_folder, fingerprint
 from experiments.schema import Config
-from svg import models, provenance
+from svg import models
 from svg.code_hash import code_hash
 from svg.methods.dense import Dense
 from svg.prompts import Prompt
 from svg.quality import metrics_by_name
 from svg.quality.protocol import PROTOCOLS
-from svg.results import config_hash
 
 
-@dataclass(frozen=True)
-class Names:
-    """What the files of ``conf/`` that were picked are called, and how the run was asked for."""
+@dataclass(frozen=True, kw_only=True)
+class Plan(Checked):
+    """A run of videos whose settings have been checked; nothing is loaded yet."""
 
-    model: str
-    method: str
-    overrides: list[str] = field(default_factory=list)
-    experiment: str | None = None
-    is_sweep: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run whose settings have been checked; nothing is loaded yet.
-
-    Args:
-        settings: Everything that decides what is measured, and nothing else: neither names nor paths. The run's hash
-            is made of it.
-    """
-
-    config: Config
-    names: Names
-    method: Any
-    backend: Any
-    device: torch.device
     prompts: list[Prompt]
     folder: Path
-    settings: dict[str, Any]
-
-    @property
-    def run_id(self) -> str:
-        """The folder's name: the given one, or model, method, kept fraction and a hash.
-
-        The hash is that of the settings and of the machine: times of another one, or of other versions, are another
-        run.
-        """
-        if self.config.run_id is not None:
-            return self.config.run_id
-        density = getattr(self.method, "density_requested", None)
-        kept = "" if density in (None, 1.0) else f"-{density:g}"
-        timed = config_hash({"settings": self.hash, "machine": _machine(self.device.type)})
-        return f"{self.names.model}-{self.names.method}{kept}-{timed[:8]}"
-
-    @property
-    def path(self) -> Path:
-        """The run's folder."""
-        return Path(self.config.runs_dir) / self.run_id
-
-    @cached_property
-    def hash(self) -> str:
-        return config_hash(self.settings)
 
 
 def check(config: Config, names: Names) -> Plan:
@@ -120,7 +74,16 @@ def check(config: Config, names: Names) -> Plan:
         "threads": config.threads,
         "code": _code(config, method, backend),
     }
-    return Plan(config, names, method, backend, device, prompts, folder, settings)
+    return Plan(
+        config=config,
+        names=names,
+        method=method,
+        backend=backend,
+        device=device,
+        settings=settings,
+        prompts=prompts,
+        folder=folder,
+    )
 
 
 def _code(config: Config, method: Any, backend: Any) -> str:
@@ -128,11 +91,6 @@ def _code(config: Config, method: Any, backend: Any) -> str:
     metrics = [metrics_by_name()[name].measure.__module__ for name in config.quality.metrics]
     parts = [type(method).__module__, type(backend).__module__, models.module_of(config.model.pipeline), *metrics]
     return code_hash("experiments.generation", *dict.fromkeys(parts))
-
-
-@cache
-def _machine(device_type: str) -> dict[str, Any]:
-    return provenance.hardware(device_type)
 
 
 def _once(name: str, values: list[Any]) -> None:

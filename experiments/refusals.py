@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.entry import USER_ERRORS
-from experiments.planning import Names
+from experiments.identity import Names
 from experiments.schema import Config
 from svg import provenance
 from svg.results import RunWriter, config_hash, read_run

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.planning import Plan
+from experiments.identity import Checked
 from svg.atomic import Lock, LockHeldError
 from svg.results import RecordError, RunRecord, RunSchemaError, check_whole, lock_path, read_run
 
@@ -31,7 +31,7 @@ class Found:
     reason: str = ""
 
 
-def look(plan: Plan) -> Found:
+def look(plan: Checked) -> Found:
     """Return what stands where a run belongs; changes nothing.
 
     Raises:
@@ -51,7 +51,30 @@ def look(plan: Plan) -> Found:
     return Found("done" if record.config_hash == plan.hash else "other", record)
 
 
-def set_aside(plan: Plan) -> None:
+def is_kept(plan: Checked) -> bool:
+    """Return whether a run is complete and stays, and say so; else its place is free, something damaged set aside.
+
+    Raises:
+        ValueError: If a complete run of other settings stands there.
+        RunSchemaError: If what stands there was written under another schema version.
+    """
+    found = look(plan)
+    if found.state == "damaged":
+        set_aside(plan)
+    if plan.config.overwrite:
+        return False
+    if found.state == "other":
+        raise ValueError(
+            f"run_id={plan.run_id}: {plan.path} holds a complete run with other settings; choose another run_id or "
+            f"runs_dir"
+        )
+    if found.state == "done" and found.record is not None:
+        made = found.record.created
+        print(f"{plan.run_id}: already complete, made {made}; overwrite=true makes it again", flush=True)
+    return found.state == "done"
+
+
+def set_aside(plan: Checked) -> None:
     """Move a damaged run out of the way, with a warning that says where it lies; a busy one is left alone."""
     lock = Lock(lock_path(plan.path))
     with suppress(LockHeldError):

@@ -34,18 +34,8 @@ def run(plan: Plan) -> Path:
     """
     config = plan.config
     path = plan.path
-    found = resuming.look(plan)
-    if found.state == "done" and found.record is not None and not config.overwrite:
-        print(
-            f"{plan.run_id}: already complete, made {found.record.created}; overwrite=true makes it again", flush=True
-        )
+    if resuming.is_kept(plan):
         return path
-    if found.state == "other" and not config.overwrite:
-        raise ValueError(
-            f"run_id={plan.run_id}: {path} holds a complete run with other settings; choose another run_id or runs_dir"
-        )
-    if found.state == "damaged":
-        resuming.set_aside(plan)
     model = config.model
     with refusals.recorded(config, plan.names, plan.run_id):
         tracking.check(config.tracking)

@@ -10,49 +10,37 @@ import torch
 from experiments.building import build_backend, build_dense_backend, build_method
 from experiments.forced_choice import KINDS
 from experiments.forecasting import layout_of
-from experiments.planning import Names, fields_of, pick_device
+from experiments.identity import Checked, Names
+from experiments.planning import fields_of, pick_device
 from experiments.random_steps import family_of
 from experiments.schema import StepConfig
+from svg import models
 from svg.attaching import fastest_operations
+from svg.code_hash import code_hash
 from svg.cost.roofline import gpu_by_name
 from svg.layout import TokenLayout
 from svg.methods.dense import Dense
-from svg.results import config_hash
 
 
-@dataclass(frozen=True)
-class StepPlan:
+@dataclass(frozen=True, kw_only=True)
+class StepPlan(Checked):
     """A measurement whose settings have been checked; nothing is built yet.
 
     Args:
         layout: Tokens of a self-attention call.
         shape: ``(batch, num_heads, seq_len, head_dim)`` of one.
         is_forced: Whether heads are dealt out: the method has spatial and temporal ones.
-        settings: Everything that decides what is measured: what the run's hash is made of.
     """
 
     config: StepConfig
-    names: Names
-    method: Any
-    backend: Any
-    device: torch.device
     layout: TokenLayout
     shape: tuple[int, int, int, int]
     is_forced: bool
-    settings: dict[str, Any]
 
     @property
-    def run_id(self) -> str:
-        """The folder's name: the given one, or what is timed and a hash."""
-        if self.config.run_id is not None:
-            return self.config.run_id
-        density = getattr(self.method, "density_requested", None)
-        kept = "" if density is None else f"-{density:g}"
-        return f"step-{self.names.model}-{self.names.method}{kept}-{self.backend.name}-{self.hash[:8]}"
-
-    @property
-    def hash(self) -> str:
-        return config_hash(self.settings)
+    def title(self) -> str:
+        """What a person calls the measurement: that of a run, and what computes the sparse step."""
+        return f"step-{super().title}-{self.backend.name}"
 
 
 def check(config: StepConfig, names: Names) -> StepPlan:
@@ -76,7 +64,7 @@ def check(config: StepConfig, names: Names) -> StepPlan:
         raise ValueError(
             f"model.{lacking} is null; experiments.step_latency needs the sizes that conf/model/*.yaml give"
         )
-    family_of(model.pipeline)
+    family = family_of(model.pipeline)
     layout = layout_of(model, model.geometry, config.text_tokens)
     sizes = model.transformer
     batch = 2 if sizes.guidance == "batched" and model.guidance_scale > 1 else 1
@@ -97,7 +85,24 @@ def check(config: StepConfig, names: Names) -> StepPlan:
         "dense_backend": config.dense_backend,
         "operations": type(fastest_operations(device)).__name__,
         "steps": config.steps,
-        "device": config.device,
+        "device": device.type,
         "threads": config.threads,
+        "code": _code(config, method, backend, family.__name__),
     }
-    return StepPlan(config, names, method, backend, device, layout, shape, is_forced, settings)
+    return StepPlan(
+        config=config,
+        names=names,
+        method=method,
+        backend=backend,
+        device=device,
+        settings=settings,
+        layout=layout,
+        shape=shape,
+        is_forced=is_forced,
+    )
+
+
+def _code(config: StepConfig, method: Any, backend: Any, inputs: str) -> str:
+    """Return the hash of the code that a step runs, of its inputs, and of what deals heads out and takes the time."""
+    parts = [type(method).__module__, type(backend).__module__, models.module_of(config.model.pipeline), inputs]
+    return code_hash("experiments.one_step", "experiments.forced_choice", *dict.fromkeys(parts))

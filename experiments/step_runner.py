@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from experiments import step_rows
+from experiments import resuming, step_rows
 from experiments.building import build_dense_backend, fastest_dense_backend
 from experiments.forced_choice import FixedPlans, ForcedChoice, deal
 from experiments.forecasting import size_of
@@ -22,7 +22,7 @@ from svg.cost.gpu_clocks import GpuClocks
 from svg.cost.memory import GIB
 from svg.cost.verify import CheckedBackend
 from svg.methods.dense import Dense
-from svg.results import RunWriter, read_run
+from svg.results import RunWriter
 
 # More repetitions than this say nothing new.
 MOST_ROUNDS = 20
@@ -32,16 +32,14 @@ def run(plan: StepPlan) -> Path:
     """Measure, write the record and return its folder; a complete record of the same settings is kept.
 
     Raises:
-        ValueError: If the model does not fit the device, or a backend fails on it; the record then says so, too.
+        ValueError: If the model does not fit the device, or a backend fails on it; the record then says so, too. If
+            the folder holds a complete record of other settings.
         RecordError: If the folder belongs to another run or is being written.
     """
     config = plan.config
-    path = Path(config.runs_dir) / plan.run_id
-    if (path / "run.json").is_file() and not config.overwrite:
-        present = read_run(path)
-        if present.status == "complete" and present.config_hash == plan.hash:
-            print(f"{plan.run_id}: already complete, made {present.created}; overwrite=true makes it again", flush=True)
-            return path
+    path = plan.path
+    if resuming.is_kept(plan):
+        return path
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     dense_backend = _dense_backend(plan)

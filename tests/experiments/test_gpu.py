@@ -7,7 +7,7 @@ import torch
 
 from analysis import load
 from experiments import runner, step_planning, step_runner
-from experiments.planning import Names
+from experiments.identity import Names
 from experiments.schema import StepConfig
 from tests.experiments.conftest import composed, planned
 from tests.tiny_pipelines import tiny_wan_pipeline

@@ -10,14 +10,14 @@ import torch
 
 from analysis import load
 from analysis.steps import step_table
-from experiments import one_step, step_planning, step_rows, step_runner
+from experiments import identity, one_step, step_planning, step_rows, step_runner
 from experiments.entry import CONF
 from experiments.forced_choice import FixedPlans, ForcedChoice, deal
 from experiments.forecasting import size_of
 from experiments.one_step import Step, build_step
-from experiments.planning import Names
+from experiments.identity import Names
 from experiments.schema import StepConfig
-from svg import backends
+from svg import backends, provenance
 from svg.backends import cpu_gather
 from svg.cost.gpu_clocks import GpuClocks, parse
 from svg.cost.roofline import gpu_of_driver
@@ -284,6 +284,41 @@ def test_a_complete_record_is_kept_until_it_is_asked_for_again(tiny, call, tmp_p
         assert (status, err) == (0, "")
         assert said in out
     assert len(list_runs(tmp_path / "runs")) == 1
+
+
+def test_a_step_on_another_machine_or_under_other_code_is_another_record(tiny, monkeypatch):
+    here = planned(*tiny("tiny_wan"))
+    assert planned(*tiny("tiny_wan")).path == here.path
+    facts = provenance.hardware("cpu") | {"device": "Example GPU"}
+    monkeypatch.setattr(identity, "_machine", lambda device_type: facts)
+    there = planned(*tiny("tiny_wan"))
+    assert there.path != here.path and there.hash == here.hash
+    monkeypatch.setattr(step_planning, "code_hash", lambda *modules: "0" * 16)
+    assert len({here.path, there.path, planned(*tiny("tiny_wan")).path}) == 3
+
+
+def test_a_steps_code_is_that_of_what_computes_it_and_of_its_inputs(tiny, monkeypatch):
+    asked = []
+    monkeypatch.setattr(step_planning, "code_hash", lambda *modules: asked.extend(modules) or "0" * 16)
+    planned(*tiny("tiny_wan"), "backend=cpu_gather", "dense_backend=sdpa")
+    needed = "svg.methods.svg svg.backends.cpu_gather svg.models.wan experiments.random_steps.wan"
+    assert {*needed.split(), "experiments.one_step", "experiments.forced_choice"} <= set(asked)
+
+
+def test_the_same_device_by_another_name_is_the_same_step(tiny):
+    settings = [setting for setting in tiny("tiny_wan") if setting != "device=cpu"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert planned(*settings, "device=auto").path == planned(*settings, f"device={device}").path
+
+
+def test_a_damaged_record_is_set_aside_and_timed_again(tiny, tmp_path):
+    settings = [*tiny("tiny_wan"), "steps=[dense]"]
+    path = step_runner.run(planned(*settings))
+    (path / "run.json").write_text("{")
+    with pytest.warns(UserWarning, match="is made again"):
+        assert step_runner.run(planned(*settings)) == path
+    assert read_run(path).status == "complete"
+    assert (tmp_path / "runs" / ".damaged" / f"{path.name}-1").is_dir()
 
 
 @pytest.mark.parametrize(

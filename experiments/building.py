@@ -86,6 +86,17 @@ def build_dense_backend(name: str) -> Any:
         raise ValueError(f"dense_backend is {name!r}; it must be one of {known}") from None
 
 
+def dense_backend_modules(name: str, device_type: str) -> list[str]:
+    """Return the full names of the modules that compute dense attention; of ``auto``, those of every candidate.
+
+    Raises:
+        ValueError: If there is no dense backend of this name.
+    """
+    if name == "auto":
+        return backends.time_dense_modules(device_type)
+    return [type(build_dense_backend(name)).__module__]
+
+
 @lru_cache(maxsize=64)
 def fastest_dense_backend(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Any:
     """Return the fastest dense backend of this machine, timed once in a process for each shape.

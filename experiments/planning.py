@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from experiments import prompting
-from experiments.building import build_backend, build_dense_backend, build_method
+from experiments.building import build_backend, build_dense_backend, build_method, dense_backend_modules
 from experiments.identity import Checked, Names
 from experiments.loading import find_folder, fingerprint
 from experiments.schema import Config
@@ -72,7 +72,7 @@ def check(config: Config, names: Names) -> Plan:
         "quality": {"metrics": config.quality.metrics, "protocols": config.quality.protocols},
         "device": device.type,
         "threads": config.threads,
-        "code": _code(config, method, backend),
+        "code": _code(config, method, backend, device.type),
     }
     return Plan(
         config=config,
@@ -86,10 +86,17 @@ def check(config: Config, names: Names) -> Plan:
     )
 
 
-def _code(config: Config, method: Any, backend: Any) -> str:
-    """Return the hash of the code that makes and measures a run's videos."""
+def _code(config: Config, method: Any, backend: Any, device_type: str) -> str:
+    """Return the hash of the code that makes a run's videos and compares them."""
     metrics = [metrics_by_name()[name].measure.__module__ for name in config.quality.metrics]
-    parts = [type(method).__module__, type(backend).__module__, models.module_of(config.model.pipeline), *metrics]
+    parts = [
+        type(method).__module__,
+        type(backend).__module__,
+        *dense_backend_modules(config.dense_backend, device_type),
+        models.module_of(config.model.pipeline),
+        *metrics,
+        *(["svg.quality.protocol"] if metrics else []),
+    ]
     return code_hash("experiments.generation", *dict.fromkeys(parts))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from experiments.building import build_backend, build_dense_backend, build_method
+from experiments.building import build_backend, build_dense_backend, build_method, dense_backend_modules
 from experiments.forced_choice import KINDS
 from experiments.forecasting import layout_of
 from experiments.identity import Checked, Names
@@ -87,7 +87,7 @@ def check(config: StepConfig, names: Names) -> StepPlan:
         "steps": config.steps,
         "device": device.type,
         "threads": config.threads,
-        "code": _code(config, method, backend, family.__name__),
+        "code": _code(config, method, backend, device.type, family.__name__),
     }
     return StepPlan(
         config=config,
@@ -102,7 +102,13 @@ def check(config: StepConfig, names: Names) -> StepPlan:
     )
 
 
-def _code(config: StepConfig, method: Any, backend: Any, inputs: str) -> str:
+def _code(config: StepConfig, method: Any, backend: Any, device_type: str, inputs: str) -> str:
     """Return the hash of the code that a step runs, of its inputs, and of what deals heads out and takes the time."""
-    parts = [type(method).__module__, type(backend).__module__, models.module_of(config.model.pipeline), inputs]
+    parts = [
+        type(method).__module__,
+        type(backend).__module__,
+        *dense_backend_modules(config.dense_backend, device_type),
+        models.module_of(config.model.pipeline),
+        inputs,
+    ]
     return code_hash("experiments.one_step", "experiments.forced_choice", *dict.fromkeys(parts))

@@ -49,6 +49,8 @@ DECISIVE = (
     "numpy",
     "flash-attn",
     "flash-attn-4",
+    "fa3-fwd",
+    "nvidia-cutlass-dsl",
     "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",
 )

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import svg
-from svg.provenance import collect
+from svg.provenance import collect, hardware
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -151,7 +152,7 @@ def test_a_home_inside_the_working_folder_is_hidden_too(tmp_path, monkeypatch):
 
 
 def test_by_default_the_command_is_this_process():
-    code = "from svg.provenance import collect; print(collect()['command'])"
+    code = "from svg.provenance import collect, hardware; print(collect()['command'])"
     environment = {**os.environ, "PYTHONPATH": str(Path(svg.__file__).parents[1])}
     run = subprocess.run(
         [sys.executable, "-c", code, "a=1"], env=environment, capture_output=True, text=True, check=True
@@ -162,7 +163,7 @@ def test_by_default_the_command_is_this_process():
 
 def test_threads_are_torchs_own_where_it_is_loaded_and_the_environments_where_not():
     code = (
-        "import sys; from svg.provenance import collect; first = collect()['threads']; "
+        "import sys; from svg.provenance import collect, hardware; first = collect()['threads']; "
         "assert 'torch' not in sys.modules; import torch; torch.set_num_threads(2); "
         "print(first, collect()['threads'])"
     )
@@ -187,3 +188,9 @@ def test_a_machine_without_a_gpu_has_none(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     assert collect(["x"])["gpu"] is None
+
+
+@pytest.mark.parametrize("name", ["torch", "triton", "flash-attn", "flash-attn-4", "fa3-fwd", "nvidia-cutlass-dsl"])
+def test_the_version_of_everything_that_computes_attention_decides_a_time(name, monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda asked: "0.0.0" if asked == name else "1.2.3")
+    assert hardware("cpu")["versions"][name] == "0.0.0"

@@ -60,3 +60,11 @@ def time_dense(
     from svg.backends import _fastest
 
     return _fastest.time_dense(shape, dtype, device, repeats)
+
+
+def time_dense_modules(device_type: str) -> list[str]:
+    """Return the full names of the modules by which ``time_dense`` picks on a device, without importing a backend."""
+    from svg.backends import _fastest
+
+    candidates = _fastest.CANDIDATES["cuda" if device_type == "cuda" else "cpu"]
+    return [_fastest.__name__, *dict.fromkeys(f"{__name__}.{name}" for name, _ in candidates)]

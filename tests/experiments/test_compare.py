@@ -12,7 +12,8 @@ import torch
 
 from analysis import load
 from analysis.summary import summary
-from experiments import rows, runner, truncation
+from experiments import planning, rows, runner, truncation
+from experiments.building import dense_backend_modules
 from experiments.generation import Generation, noise_generator
 from svg.methods.dense import Dense
 from svg.receipt import Receipt
@@ -290,6 +291,32 @@ def test_other_weights_are_another_run(sparse, model_folder, tmp_path):
     config = json.loads((copy / "scheduler" / "scheduler_config.json").read_text())
     (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(config | {"shift": 3.0}))
     assert planned(*sparse, f"model.path={copy}").hash != same
+
+
+@pytest.mark.parametrize(
+    ("dense", "device_type", "modules"),
+    [
+        ("cudnn", "cuda", "svg.backends.cudnn"),
+        ("sdpa_math", "cpu", "svg.backends.sdpa"),
+        ("auto", "cpu", "svg.backends._fastest svg.backends.sdpa"),
+        (
+            "auto",
+            "cuda",
+            "svg.backends._fastest svg.backends.sdpa svg.backends.cudnn svg.backends.flash2 svg.backends.flash3 "
+            "svg.backends.flash4",
+        ),
+    ],
+)
+def test_a_dense_backends_code_is_its_own_and_that_of_auto_all_it_may_pick(dense, device_type, modules):
+    assert dense_backend_modules(dense, device_type) == modules.split()
+
+
+def test_a_runs_code_holds_the_dense_backends_and_the_protocols(sparse, monkeypatch):
+    asked = []
+    monkeypatch.setattr(planning, "code_hash", lambda *modules: asked.extend(modules) or "0" * 16)
+    planned(*sparse, "dense_backend=sdpa", "backend=cpu_gather")
+    needed = "experiments.generation svg.methods.svg svg.backends.cpu_gather svg.backends.sdpa svg.models.wan"
+    assert {*needed.split(), "svg.quality.psnr", "svg.quality.protocol"} <= set(asked)
 
 
 def test_two_writers_of_one_run_are_refused_in_one_line(sparse, call):

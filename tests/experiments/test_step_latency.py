@@ -301,7 +301,7 @@ def test_a_steps_code_is_that_of_what_computes_it_and_of_its_inputs(tiny, monkey
     asked = []
     monkeypatch.setattr(step_planning, "code_hash", lambda *modules: asked.extend(modules) or "0" * 16)
     planned(*tiny("tiny_wan"), "backend=cpu_gather", "dense_backend=sdpa")
-    needed = "svg.methods.svg svg.backends.cpu_gather svg.models.wan experiments.random_steps.wan"
+    needed = "svg.methods.svg svg.backends.cpu_gather svg.backends.sdpa svg.models.wan experiments.random_steps.wan"
     assert {*needed.split(), "experiments.one_step", "experiments.forced_choice"} <= set(asked)
 
 

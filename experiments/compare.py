@@ -12,7 +12,7 @@ from experiments.schema import Config
 @partial(command, refused=refusals.record, sweep=sweeping.sweep)
 def main(config: Config, names: planning.Names) -> None:
     if config.dry_run:
-        plan = planning.check(config, names)
+        plan = planning.check(config, names, may_download=False)
         print(dry_run.text([sweeping.Job(names.overrides, plan)]), flush=True)
         return
     with refusals.recorded(config, names):

@@ -40,6 +40,7 @@ def text(jobs: Sequence[Any]) -> str:
             key = (plan.config.runs_dir, plan.device.type)
             known = estimators[key] if key in estimators else estimators.setdefault(key, Estimator(*key))
             estimate = None if state == "done" else known(plan)
+            state += ", not downloaded" if plan.folder is None else ""
         except (RecordError, ValueError) as error:
             lines.append(f"  refused: {plan.run_id}: {error}")
             continue

@@ -19,6 +19,7 @@ from svg.video import write_lossless, write_preview
 @command
 def main(config: Config, names: planning.Names) -> None:
     plan = planning.check(config, names)
+    assert plan.folder is not None, "it was downloaded"
     folder = Path(config.runs_dir) / "videos"
     jobs = [
         (prompt, seed, folder / f"{plan.run_id}-{prompt.prompt_id}-s{seed}.mkv")

@@ -34,16 +34,48 @@ def find_folder(model: ModelConfig) -> Path:
     Raises:
         ValueError: If the family is not implemented, the folder is missing, or the download fails.
     """
+    _check_source(model)
+    if model.revision is None:
+        return _own_folder(model)
+    try:
+        folder = _downloaded(model, local_files_only=False)
+    except Exception as error:
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"model.path={model.path} at model.revision={model.revision} cannot be had{_better(model.path)}: {why}"
+        ) from error
+    check_kind(folder, model.pipeline)
+    return folder
+
+
+def find_folder_here(model: ModelConfig) -> Path | None:
+    """Return what ``find_folder`` returns, but download nothing: None where a checkpoint is not here, or not all of it.
+
+    Raises:
+        ValueError: If the family is not implemented, or a folder is missing or holds something else.
+    """
+    _check_source(model)
+    if model.revision is None:
+        return _own_folder(model)
+    try:
+        folder = _downloaded(model, local_files_only=True)
+        check_folder(folder)
+    except (OSError, ValueError):
+        return None
+    check_kind(folder, model.pipeline)
+    return folder
+
+
+def _check_source(model: ModelConfig) -> None:
     if model.pipeline not in models.known_pipelines():
         known = ", ".join(models.known_pipelines())
         raise ValueError(f"model.pipeline={model.pipeline} is not implemented; implemented are: {known}")
-    if model.revision is not None:
-        if Path(model.path).is_dir():
-            check_folder(Path(model.path))
-            raise ValueError(f"model.path={model.path} is a folder, which has no revision; set model.revision=null")
-        folder = _download(model)
-        check_kind(folder, model.pipeline)
-        return folder
+    if model.revision is not None and Path(model.path).is_dir():
+        check_folder(Path(model.path))
+        raise ValueError(f"model.path={model.path} is a folder, which has no revision; set model.revision=null")
+
+
+def _own_folder(model: ModelConfig) -> Path:
     for folder in (Path(model.path), PROJECT / model.path):
         if folder.is_dir():
             check_folder(folder)
@@ -55,17 +87,11 @@ def find_folder(model: ModelConfig) -> Path:
     )
 
 
-def _download(model: ModelConfig) -> Path:
+def _downloaded(model: ModelConfig, local_files_only: bool) -> Path:
     from diffusers import DiffusionPipeline
 
-    try:
-        folder = DiffusionPipeline.download(model.path, revision=model.revision, use_safetensors=True)
-    except Exception as error:
-        why = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"model.path={model.path} at model.revision={model.revision} cannot be had{_better(model.path)}: {why}"
-        ) from error
-    return Path(folder)
+    settings = {"revision": model.revision, "use_safetensors": True, "local_files_only": local_files_only}
+    return Path(DiffusionPipeline.download(model.path, **settings))
 
 
 def _better(path: str | Path) -> str:

@@ -11,7 +11,7 @@ import torch
 from experiments import prompting
 from experiments.building import build_backend, build_dense_backend, build_method, dense_backend_modules
 from experiments.identity import Checked, Names
-from experiments.loading import find_folder, fingerprint
+from experiments.loading import find_folder, find_folder_here, fingerprint
 from experiments.schema import Config
 from svg import models
 from svg.code_hash import code_hash
@@ -23,14 +23,24 @@ from svg.quality.protocol import PROTOCOLS
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Checked):
-    """A run of videos whose settings have been checked; nothing is loaded yet."""
+    """A run of videos whose settings have been checked; nothing is loaded yet.
+
+    Args:
+        folder: Of the pipeline; None where its checkpoint is not downloaded yet. Then ``settings`` lack the fingerprint
+            of the weights, and the run will have another id.
+    """
 
     prompts: list[Prompt]
-    folder: Path
+    folder: Path | None
 
 
-def check(config: Config, names: Names) -> Plan:
+def check(config: Config, names: Names, may_download: bool = True) -> Plan:
     """Return the checked plan of a run.
+
+    Args:
+        config: Its settings.
+        names: What they were picked from.
+        may_download: Whether a checkpoint that is not here is downloaded; else the plan says that it is not.
 
     Raises:
         ValueError: If a setting is wrong; one line that names it, its value and the rule.
@@ -56,7 +66,7 @@ def check(config: Config, names: Names) -> Plan:
     _once("quality.metrics", config.quality.metrics)
     _once("quality.protocols", config.quality.protocols)
     _once("prompts", [prompt.identity for prompt in prompts])
-    folder = find_folder(config.model)
+    folder = find_folder(config.model) if may_download else find_folder_here(config.model)
     prompting.check_images(prompts, config.model)
     # The weights count, wherever they lie and whatever they are called; defaults have gone into the method.
     without = ("path", "revision", "method_defaults", "upstream", "geometry", "transformer")
@@ -64,7 +74,7 @@ def check(config: Config, names: Names) -> Plan:
     settings = {
         "seed": config.seed,
         "seeds": config.seeds,
-        "model": model | {"fingerprint": fingerprint(folder)},
+        "model": model | {"fingerprint": None if folder is None else fingerprint(folder)},
         "method": {**fields_of(method), "_target_": config.method["_target_"]},
         "backend": {"name": backend.name, **fields_of(backend)},
         "dense_backend": config.dense_backend,

@@ -32,6 +32,7 @@ def run(plan: Plan) -> Path:
         ValueError: If the model, the backend or the disk cannot do what the settings say.
         RecordError: If the folder belongs to another run or is being written.
     """
+    assert plan.folder is not None, "a plan of a run that is made has its checkpoint"
     config = plan.config
     path = plan.path
     if resuming.is_kept(plan):

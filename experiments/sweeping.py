@@ -47,26 +47,30 @@ def sweep(master: Any, loader: Any, launcher: Any, expanded: Sequence[Sequence[s
     if any(job.plan is not None and job.plan.config.dry_run for job in jobs):
         print(dry_run.text(jobs), flush=True)
         return []
-    # One that is refused is launched all the same: it says itself why.
+    # One that is refused is launched all the same: it says itself why. One that lacks its checkpoint downloads it.
     todo = [job for job in unlike(jobs) if job.plan is None or not is_done(job.plan)]
     print(_counts(jobs, todo), flush=True)
     results: list[Any] = []
     while todo:
         new = list(launcher.launch([list(job.overrides) for job in todo], initial_job_idx=len(results)))
         results += new
-        todo = [job for job, result in zip(todo, new, strict=True) if _is_busy(result)]
+        busy = [job.overrides for job, result in zip(todo, new, strict=True) if _is_busy(result)]
+        # Only now are the ids known of those that had no checkpoint before.
+        todo = list(plans(master, loader, busy, may_download=True)) if busy else []
         for job in todo:
-            assert job.plan is not None, "a refused job writes nothing"
-            wait_for(job.plan)
-        todo = [job for job in todo if job.plan is not None and not is_done(job.plan)]
+            if job.plan is not None:
+                wait_for(job.plan)
+        todo = [job for job in todo if job.plan is None or not is_done(job.plan)]
     for result in results:
         # Raises what a job in another process has raised.
         _ = result.return_value
     return results
 
 
-def plans(master: Any, loader: Any, expanded: Sequence[Sequence[str]]) -> Iterator[Job]:
-    """Yield the job of every list of overrides, its run checked.
+def plans(
+    master: Any, loader: Any, expanded: Sequence[Sequence[str]], may_download: bool = False
+) -> Iterator[Job]:
+    """Yield the job of every list of overrides, its run checked; by default no checkpoint is downloaded for that.
 
     Raises:
         HydraException: If one of them names a file or a setting that there is not: no job could begin.
@@ -74,7 +78,7 @@ def plans(master: Any, loader: Any, expanded: Sequence[Sequence[str]]) -> Iterat
     compose = Composer(master, loader, expanded)
     for overrides in expanded:
         try:
-            yield Job(overrides, planning.check(*compose(overrides)))
+            yield Job(overrides, planning.check(*compose(overrides), may_download))
         except HydraException:
             raise
         except USER_ERRORS as error:

@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 
 import svg_kernels
+from experiments.identity import timed_hash
 from svg import provenance
+from svg.code_hash import code_hash
 from svg.cost import latency
 from svg.results import Measurement, RecordError, RunWriter
 from svg_kernels.spec import Case, Inputs, Spec, as_dtype, errors
@@ -48,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--repeats", type=int, default=20, help="timed calls, at least 2")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/kernels"))
-    parser.add_argument("--overwrite", action="store_true", help="replace complete runs")
+    parser.add_argument("--overwrite", action="store_true", help="replace complete runs of this machine and code")
     return parser
 
 
@@ -67,14 +69,21 @@ def _run(arguments: argparse.Namespace) -> None:
         if arguments.kernel and name not in arguments.kernel:
             continue
         cases = spec.paper_cases if arguments.size == "paper" else spec.cases
+        settings = {
+            "size": arguments.size,
+            "dtype": arguments.dtype,
+            "repeats": arguments.repeats,
+            "device": device.type,
+            "code": code_hash(f"{svg_kernels.__name__}.{name}", latency.__name__),
+        }
         writer = RunWriter(
             arguments.runs_dir,
-            f"{name}-{arguments.size}-{arguments.dtype}",
+            f"{name}-{arguments.size}-{arguments.dtype}-{timed_hash(settings, device.type)}",
             model="kernels",
             method=name,
             backend=device.type,
             dense_backend="none",
-            config={"size": arguments.size, "dtype": arguments.dtype, "repeats": arguments.repeats},
+            config=settings,
             provenance=origin | {"rates": rates},
             prompts=[{"prompt_id": str(index), "text": json.dumps(dict(case))} for index, case in enumerate(cases)],
             seeds=[],

@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from experiments import bench_kernels
+from experiments import bench_kernels, identity
+from svg.provenance import hardware
 from svg.results import list_runs, read_measurements, read_run
 from svg_kernels import reorder
 
@@ -51,6 +52,20 @@ def test_a_wrong_kernel_gets_no_time(monkeypatch, tmp_path, capsys):
     [path] = list_runs(tmp_path)
     assert read_run(path).status == "failed"
     assert read_measurements(path).num_rows == 0
+
+
+def test_another_machine_or_another_code_replaces_no_record_and_the_same_one_does(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_kernels, "_measure", lambda *arguments: iter(()))
+    monkeypatch.setattr(bench_kernels, "_say", lambda *arguments: None)
+    facts = hardware("cpu")
+    for device, code in (("Example GPU", "0" * 16), ("Another GPU", "0" * 16), ("Another GPU", "1" * 16)):
+        monkeypatch.setattr(identity, "_machine", lambda device_type, device=device: facts | {"device": device})
+        monkeypatch.setattr(bench_kernels, "code_hash", lambda *modules, code=code: code)
+        for _ in range(2):
+            assert bench(monkeypatch, *small(tmp_path), "--overwrite") == 0
+    records = [read_run(path) for path in list_runs(tmp_path)]
+    assert sorted(record.config["code"] for record in records) == ["0" * 16, "0" * 16, "1" * 16]
+    assert bench(monkeypatch, *small(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from experiments.entry import USER_ERRORS
 from experiments.identity import Names
 from experiments.schema import Config
 from svg import provenance
-from svg.results import RunWriter, config_hash, read_run
+from svg.atomic import Lock, LockHeldError, partial_folder
+from svg.results import RecordError, RunWriter, config_hash, lock_path, read_run
 
 # What decides what a run measures, as it was asked for: nothing of it has been looked up yet.
 SETTINGS = ("seed", "seeds", "model", "method", "backend", "dense_backend", "prompts", "quality", "device", "threads")
@@ -40,9 +41,7 @@ def recorded(config: Config, names: Names, run_id: str | None = None) -> Iterato
         if names.is_sweep:
             _write(asdict(config), names, run_id, error)
         raise
-    path = Path(config.runs_dir) / _refused_id(asdict(config), names)
-    if (path / "run.json").is_file() and read_run(path).status == "failed":
-        shutil.rmtree(path)
+    _clear(Path(config.runs_dir) / _refused_id(asdict(config), names))
 
 
 def record(config: DictConfig, names: Names, error: Exception) -> None:
@@ -74,6 +73,23 @@ def _write(asked: Mapping[str, Any], names: Names, run_id: str | None, error: Ex
         ),
     ):
         raise error
+
+
+def _clear(path: Path) -> None:
+    """Delete the failed run of an earlier refusal; one that is being written, or that cannot be read, is left alone."""
+    if not (path / "run.json").is_file():
+        return
+    lock = Lock(lock_path(path))
+    with suppress(LockHeldError, RecordError):
+        lock.acquire()
+        try:
+            if read_run(path).status == "failed":
+                # Gone in one step: no reader finds half of it.
+                hidden = partial_folder(path)
+                path.rename(hidden)
+                shutil.rmtree(hidden)
+        finally:
+            lock.release()
 
 
 def _measured(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,25 +81,29 @@ class Twins:
     ) -> Twin:
         """Return the twin of a prompt and seed, made now where the store has none from this very machine."""
         key = DenseStore.key(self._identity(generator, dense_backend, prompt, seed))
-        entry = self._store.get(key)
-        if entry is not None:
-            for _ in range(generator.model.num_inference_steps):
-                on_step()
-        else:
-            with self._store.making(key):
-                entry = self._store.get(key) or self._make(key, generator, dense_backend, prompt, seed, on_step)
-        return Twin(key, entry.video(), entry.meta)
+        # Held until the frames are read, so that nobody frees the twin meanwhile.
+        with self._store.making(key):
+            entry = self._store.get(key)
+            if entry is None:
+                entry = self._make(key, generator, dense_backend, prompt, seed, on_step)
+            else:
+                for _ in range(generator.model.num_inference_steps):
+                    on_step()
+            return Twin(key, entry.video(), entry.meta)
 
     def again(self, generator: Generator, dense_backend: Any, prompt: Prompt, seed: int) -> Twin:
-        """Time a twin that the store has once more, and keep its frames with the new times."""
+        """Time a twin once more, and keep its frames with the new times; one that is gone meanwhile is made anew."""
         key = DenseStore.key(self._identity(generator, dense_backend, prompt, seed))
-        entry = self._store.get(key)
-        assert entry is not None, "a twin is timed again right after it was taken"
-        frames = entry.video()
-        made = generator(prompt, seed, Dense(), dense_backend, dense_backend)
-        settings: dict[str, Any] = {"fps": generator.model.fps, "latents": entry.latents(), "meta": made.timing()}
-        entry = self._store.put(key, frames, replace=True, **settings)
-        return Twin(key, frames, entry.meta)
+        with self._store.making(key):
+            entry = self._store.get(key)
+            if entry is None:
+                entry = self._make(key, generator, dense_backend, prompt, seed, lambda: None)
+                return Twin(key, entry.video(), entry.meta)
+            frames = entry.video()
+            made = generator(prompt, seed, Dense(), dense_backend, dense_backend)
+            settings: dict[str, Any] = {"fps": generator.model.fps, "latents": entry.latents(), "meta": made.timing()}
+            entry = self._store.put(key, frames, replace=True, **settings)
+            return Twin(key, frames, entry.meta)
 
     def _make(
         self,

@@ -151,7 +151,10 @@ class DenseStore:
 
     @contextmanager
     def making(self, key: str) -> Iterator[None]:
-        """Keep other processes from making the same generation meanwhile: they wait, then find it with ``get``."""
+        """Keep other processes from making or deleting the same generation meanwhile.
+
+        Who wants to make it waits, then finds it with ``get``; ``remove`` passes it over.
+        """
         lock = Lock(self._path(key).with_name(f".making-{key}"))
         try:
             self.root.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import runner, store_gc
+from experiments import rows, runner, store_gc
 from experiments.loading import PROJECT
+from experiments.twins import Twins
 from svg.atomic import Lock
 from svg.results import read_run
-from svg.store import DenseStore
+from svg.store import DenseStore, Entry
 from tests.experiments.conftest import planned
 
 
@@ -86,6 +87,36 @@ def test_a_twin_that_another_process_makes_stays(used):
     with store.making(key):
         assert store.remove([key]) == []
     assert store.remove([key]) == [key]
+
+
+def test_a_twin_stays_while_a_run_reads_it(used, sparse, monkeypatch):
+    store, read, freed = DenseStore(used.parent / ".dense"), Entry.video, []
+
+    def video(entry):
+        freed.append(store.remove([entry.path.name]))
+        return read(entry)
+
+    monkeypatch.setattr(Entry, "video", video)
+    runner.run(planned(*sparse, "method.sparsity=0.8"))
+    assert freed == [[]]
+    assert store.remove([twin_of(used)]) == [twin_of(used)]
+
+
+def test_a_twin_that_is_freed_between_being_taken_and_timed_again_is_made_anew(used, sparse, monkeypatch):
+    store, get = DenseStore(used.parent / ".dense"), Twins.get
+    taken = []
+
+    def freed(self, *arguments):
+        taken.append(get(self, *arguments))
+        assert store.remove([taken[-1].key]) == [taken[-1].key]
+        return taken[-1]
+
+    monkeypatch.setattr(Twins, "get", freed)
+    reasons = iter(["the machine was busy"])
+    monkeypatch.setattr(rows, "busy_reason", lambda made, timing: next(reasons, None))
+    second = runner.run(planned(*sparse, "method.sparsity=0.8"))
+    assert read_run(second).status == "complete"
+    assert np.array_equal(store.get(twin_of(second)).video(), taken[0].frames)
 
 
 def test_no_folder_of_runs_is_one_line(tmp_path, capsys):

@@ -16,7 +16,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Where each top-level package stands.
-PACKAGES = {"svg": "svg", "svg_kernels": "kernels/svg_kernels", "experiments": "experiments", "analysis": "analysis"}
+PACKAGES = {
+    "svg": "svg",
+    "svg_kernels": "kernels/svg_kernels",
+    "experiments": "experiments",
+    "hydra_plugins": "hydra_plugins",
+    "analysis": "analysis",
+}
 
 
 class Room(NamedTuple):
@@ -79,6 +85,8 @@ ROOMS = {
         "svg.* svg_kernels experiments.tiny",
         "numpy torch diffusers transformers safetensors PIL pyarrow hydra omegaconf wandb tqdm",
     ),
+    # Hydra loads it whenever it runs: it hands a sweep to the command without importing anything of ours.
+    "hydra_plugins": Room("", "hydra"),
     # Reads records only.
     "analysis": Room("svg.results", "numpy scipy pandas pyarrow matplotlib PIL av"),
 }
@@ -166,6 +174,8 @@ def test_a_module_imports_only_what_its_room_may(module):
         ("svg_kernels.new", "from svg.layout import TokenLayout", "svg.layout"),
         ("experiments.tiny.new", "import svg", "svg"),
         ("experiments.new", "from analysis.load import runs", "analysis.load"),
+        ("hydra_plugins.new", "from experiments import sweeping", "experiments"),
+        ("hydra_plugins.new", "import torch", "torch"),
         ("analysis.new", "import torch", "torch"),
         ("analysis.new", "from svg.video import read_lossless", "svg.video"),
         ("svg.new_file", "", "in no room"),

@@ -88,11 +88,11 @@ class TorchOperations:
         if padding is not None:
             scores.masked_fill_(padding, -torch.inf)
         probability = scores.softmax(-1)
-        full = _renormalised(probability, value) if shares_softmax else probability @ value
+        full = renormalised(probability, value) if shares_softmax else probability @ value
         errors = []
         for keep in keeps:
             if shares_softmax:
-                output = _renormalised(probability * keep.to(scores.device), value)
+                output = renormalised(probability * keep.to(scores.device), value)
             else:
                 output = scores.masked_fill(~keep.to(scores.device), -torch.inf).softmax(-1) @ value
             errors.append((output - full).square().mean((-1, -2)))
@@ -134,7 +134,7 @@ class TorchOperations:
         return torch.cat(chunks, 2)
 
 
-def _renormalised(probability: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def renormalised(probability: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Return the weighted mean of the values. Full attention goes through it too, so what keeps all has no error."""
     return (probability @ value) / probability.sum(-1, keepdim=True).clamp(min=torch.finfo(probability.dtype).tiny)
 

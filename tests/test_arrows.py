@@ -64,6 +64,8 @@ ROOMS = {
     "svg_kernels": Room("", "torch triton"),
     "svg.backends": Room(f"{PLAN} svg.pattern_integers svg_kernels", "torch flash_attn fa3_fwd_interface"),
     "svg.models": Room("svg.layout svg.context svg.plan svg_kernels", "torch diffusers"),
+    # What heads look at is told from finished tensors and the plan alone.
+    "svg.pattern_statistics": Room(PLAN, "torch"),
     # attach joins what it is handed; only `attaching` finds backends and models by name.
     "svg.receipt": Room(PLAN, "torch"),
     "svg.attachment": Room(f"{PLAN} svg.schedule svg.receipt", "torch"),

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 # Settings that change no pixel and no second.
-_SILENT = ("runs_dir", "run_id", "store_dir", "tracking", "overwrite", "experiment", "hydra", "progress")
+_SILENT = ("runs_dir", "run_id", "store_dir", "tracking", "overwrite", "experiment", "hydra", "progress", "statistics")
 # Named on their own, outside the configuration.
 _NAMES = ("model", "method", "backend", "dense_backend")
 # Shown wherever they are set: a table of sparse attention without them says nothing.

@@ -28,7 +28,7 @@ PHASES = ("attention", "profiling", "reordering")
 
 @dataclass(frozen=True)
 class Generation:
-    """What one call of the pipeline gave and took. Times are seconds.
+    """What one call of the pipeline gave and took. Times are seconds, those of the statistics left out.
 
     Args:
         frames: uint8 (frames, height, width, 3); None where nothing was decoded.
@@ -36,7 +36,8 @@ class Generation:
         encode_s: Until the first forward of the transformer.
         step_s: Every denoising step.
         decode_s: After the last step.
-        spans: Every span of the phases attention, profiling and reordering, in the order of the attention calls.
+        spans: Every span of the phases attention, profiling and reordering, in the order of the attention calls, and
+            of the statistics, in the order of ``receipt.sampled``.
         peak_gib: Most memory held meanwhile.
         receipt: What ran.
         latents: The transformer's last output, before decoding.
@@ -89,6 +90,7 @@ class Generator:
         num_inference_steps: int | None = None,
         decodes: bool = True,
         on_step: Callable[[], None] = lambda: None,
+        statistics: Any = None,
     ) -> Generation:
         """Generate one video.
 
@@ -99,6 +101,7 @@ class Generator:
             num_inference_steps: In place of the model's.
             decodes: Whether latents become frames.
             on_step: Called after every denoising step.
+            statistics: Measures some attention calls, as ``svg.attach`` takes it.
         """
         clock = Clock(self.device)
         phases = PhaseClock(clock)
@@ -145,7 +148,9 @@ class Generator:
         hooks = [transformer.register_forward_pre_hook(before_forward) for transformer in transformers]
         reset_peak(self.device)
         try:
-            with attach(self.pipeline, method, backend, dense_backend, seed=seed, phases=phases) as run:
+            with attach(
+                self.pipeline, method, backend, dense_backend, seed=seed, phases=phases, statistics=statistics
+            ) as run:
                 clock.wait()
                 start = clock.mark()
                 video = self._call(settings)
@@ -154,14 +159,18 @@ class Generator:
         finally:
             for hook in hooks:
                 hook.remove()
-        between = [*first, *marks]
+        spans = phases.spans()
+        took = [0.0] * len(marks)
+        for call, seconds in zip(run.receipt.sampled, spans.get("statistics", ()), strict=True):
+            took[call.step] += seconds
+        steps = [clock.seconds(a, b) for a, b in pairwise([*first, *marks])]
         return Generation(
             frames=to_uint8(video[0].permute(0, 2, 3, 1)) if decodes else None,
-            total_s=clock.seconds(start, stop),
+            total_s=clock.seconds(start, stop) - sum(took),
             encode_s=clock.seconds(start, first[0]),
-            step_s=tuple(clock.seconds(a, b) for a, b in pairwise(between)),
+            step_s=tuple(step - sampled for step, sampled in zip(steps, took, strict=True)),
             decode_s=clock.seconds(marks[-1], stop),
-            spans=phases.spans(),
+            spans=spans,
             peak_gib=peak_gib(self.device),
             receipt=run.receipt,
             latents=last[0],

@@ -14,6 +14,7 @@ GROUPS = {
     "backend": "auto",
     "prompts": "smoke",
     "quality": "standard",
+    "statistics": "sparse",
     "tracking": "off",
 }
 OVERLAYS = {

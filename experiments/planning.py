@@ -19,6 +19,7 @@ from svg.methods.dense import Dense
 from svg.prompts import Prompt
 from svg.quality import metrics_by_name
 from svg.quality.protocol import PROTOCOLS
+from svg.statistics_sample import StatisticsSample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,11 @@ class Plan(Checked):
 
     prompts: list[Prompt]
     folder: Path | None
+
+    @property
+    def statistics(self) -> StatisticsSample | None:
+        """Which attention calls give statistics; None: none."""
+        return statistics_of(self.config, self.method)
 
 
 def check(config: Config, names: Names, may_download: bool = True) -> Plan:
@@ -71,6 +77,7 @@ def check(config: Config, names: Names, may_download: bool = True) -> Plan:
     # The weights count, wherever they lie and whatever they are called; defaults have gone into the method.
     without = ("path", "revision", "method_defaults", "upstream", "geometry", "transformer")
     model = {name: value for name, value in asdict(config.model).items() if name not in without}
+    sample = statistics_of(config, method)
     settings = {
         "seed": config.seed,
         "seeds": config.seeds,
@@ -80,9 +87,10 @@ def check(config: Config, names: Names, may_download: bool = True) -> Plan:
         "dense_backend": config.dense_backend,
         "prompts": [prompt.identity for prompt in prompts],
         "quality": {"metrics": config.quality.metrics, "protocols": config.quality.protocols},
+        "statistics": None if sample is None else fields_of(sample),
         "device": device.type,
         "threads": config.threads,
-        "code": _code(config, method, backend, device.type),
+        "code": _code(config, method, backend, device.type, sample),
     }
     return Plan(
         config=config,
@@ -96,7 +104,17 @@ def check(config: Config, names: Names, may_download: bool = True) -> Plan:
     )
 
 
-def _code(config: Config, method: Any, backend: Any, device_type: str) -> str:
+def statistics_of(config: Config, method: Any) -> StatisticsSample | None:
+    """Return which attention calls of a method's generations give statistics; None: none."""
+    asked = config.statistics
+    if not (asked.dense if isinstance(method, Dense) else asked.sparse):
+        return None
+    return StatisticsSample(layers_apart=asked.layers_apart, steps_apart=asked.steps_apart, num_rows=asked.num_rows)
+
+
+def _code(
+    config: Config, method: Any, backend: Any, device_type: str, sample: StatisticsSample | None
+) -> str:
     """Return the hash of the code that makes a run's videos and compares them."""
     metrics = [metrics_by_name()[name].measure.__module__ for name in config.quality.metrics]
     parts = [
@@ -106,6 +124,7 @@ def _code(config: Config, method: Any, backend: Any, device_type: str) -> str:
         models.module_of(config.model.pipeline),
         *metrics,
         *(["svg.quality.protocol"] if metrics else []),
+        *([] if sample is None else [type(sample).__module__]),
     ]
     return code_hash("experiments.generation", *dict.fromkeys(parts))
 

@@ -158,7 +158,7 @@ def head_rows(receipt: Receipt, key: Mapping[str, Any]) -> Iterator[Measurement]
     """Yield each head's choice, its patterns' errors and the margin between them, for every sparse call."""
     for call in receipt.sparse_calls:
         for item, heads in enumerate(call.choice):
-            branch = _branch_of(call, item)
+            branch = branch_of(call.branch, call.item_branches, item, len(call.choice))
             for head, choice in enumerate(heads):
                 place = {"step": call.step, "layer": call.layer, "head": head, "branch": branch, **key}
                 if choice in CHOICES:
@@ -166,12 +166,18 @@ def head_rows(receipt: Receipt, key: Mapping[str, Any]) -> Iterator[Measurement]
                 yield from _error_rows(call, item, head, place)
 
 
-def _branch_of(call: Call, item: int) -> str:
-    """Return the branch of a batch item; where several items have one, or it has no name, with its place."""
-    names = call.item_branches
-    if len(call.choice) == 1:
-        return names[0] if len(names) == 1 else call.branch
-    name = names[item] if names else call.branch
+def branch_of(branch: str, names: tuple[str, ...], item: int, items: int) -> str:
+    """Return the branch of a batch item; where several items have one, or it has no name, with its place.
+
+    Args:
+        branch: Of the forward.
+        names: Of its items, where it holds several branches.
+        item: Place in the batch.
+        items: How many there are to tell apart; 1 where they share.
+    """
+    if items == 1:
+        return names[0] if len(names) == 1 else branch
+    name = names[item] if names else branch
     return f"{name}{item}" if not names or names.count(name) > 1 else name
 
 

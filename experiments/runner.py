@@ -16,6 +16,7 @@ from experiments.parts import guardrail_facts
 from experiments.planning import Plan
 from experiments.progress import Progress
 from experiments.schema import Config
+from experiments.statistics_rows import statistics_rows
 from experiments.warmup import WarmUp, WarmUps, probe
 from svg import provenance
 from svg.methods.dense import Dense
@@ -117,12 +118,16 @@ def _measure(
     twin = store.get(generator, dense_backend, prompt, seed, bar.step)
     bar.say("sparse")
     if is_noise_floor(plan, dense_backend):
-        made = generator(prompt, seed, plan.method, plan.backend, plan.backend, on_step=bar.step)
+        made = generator(
+            prompt, seed, plan.method, plan.backend, plan.backend, on_step=bar.step, statistics=plan.statistics
+        )
     elif isinstance(plan.method, Dense):
         made = twin.as_generation()
         bar.step(generator.model.num_inference_steps)
     else:
-        made = generator(prompt, seed, plan.method, plan.backend, dense_backend, on_step=bar.step)
+        made = generator(
+            prompt, seed, plan.method, plan.backend, dense_backend, on_step=bar.step, statistics=plan.statistics
+        )
     if rows.busy_reason(made, twin.timing) is not None:
         # The twin may have been timed on a busy machine: its time of right now is the better one.
         bar.say("timing dense again")
@@ -148,6 +153,15 @@ def _measure(
     measured += rows.call_rows(made.receipt, requested, key)
     measured += rows.cost_rows(made, twin.timing, key)
     measured += rows.head_rows(made.receipt, key)
+    if plan.statistics is not None:
+        sampled = made
+        if isinstance(plan.method, Dense) and not is_noise_floor(plan, dense_backend):
+            # The twin comes from the store, where nobody looked on.
+            bar.say("sampling")
+            sampled = generator(
+                prompt, seed, plan.method, dense_backend, dense_backend, decodes=False, statistics=plan.statistics
+            )
+        measured += statistics_rows(sampled, key)
     measured += warm.rows(made.receipt, key)
     return measured
 

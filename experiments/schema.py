@@ -156,6 +156,21 @@ class QualityConfig:
 
 
 @dataclass
+class StatisticsConfig:
+    """In which attention calls it is measured where the heads look; see svg.statistics_sample."""
+
+    sparse: bool = True
+    dense: bool = False
+    layers_apart: int = 8
+    steps_apart: int = 10
+    num_rows: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("layers_apart", "steps_apart", "num_rows"):
+            _at_least(f"statistics.{name}", getattr(self, name), 1)
+
+
+@dataclass
 class TrackingConfig:
     """Where a finished record is copied to."""
 
@@ -180,6 +195,7 @@ class Config:
     dense_backend: str = "auto"
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
     seeds: list[int] = field(default_factory=lambda: [0])

@@ -13,7 +13,6 @@ from svg.results import read_measurements, read_run
 
 # What wandb shows in one table at most.
 TABLE_ROWS = 200_000
-HEADS = ("head_choice", "head_error", "head_margin")
 # A row for every attention call: for the record on disk, not for a table that people read.
 CALLS = ("call_density",)
 
@@ -40,7 +39,7 @@ def publish(tracking: TrackingConfig, path: Path) -> None:
     """Send the record in the folder ``path``; does nothing where tracking is off.
 
     Sent are the settings, the mean of each quantity, every row, the preview videos, and for each step and layer the
-    share of temporal heads, their mean errors and margins.
+    share of temporal heads and the means over heads of all that was measured of each.
 
     Raises:
         ValueError: If wandb refuses, for instance because the network is gone.
@@ -74,9 +73,10 @@ def publish(tracking: TrackingConfig, path: Path) -> None:
         for step, values in head_history(rows).items():
             run.log(values, step=step)
         run.log(_media(wandb, path, record))
-        plain = rows.filter(pc.invert(pc.is_in(rows["quantity"], pa.array(HEADS + CALLS))))
+        of_heads = pc.is_valid(rows["head"])
+        plain = rows.filter(pc.invert(pc.or_(of_heads, pc.is_in(rows["quantity"], pa.array(CALLS)))))
         run.log({"measurements": wandb.Table(dataframe=plain.to_pandas())})
-        heads = rows.filter(pc.is_in(rows["quantity"], pa.array(HEADS)))
+        heads = rows.filter(of_heads)
         if len(heads):
             run.log({"heads": wandb.Table(dataframe=heads.slice(0, TABLE_ROWS).to_pandas())})
         run.summary.update(means(rows) | {"head_rows_left_out": max(0, len(heads) - TABLE_ROWS)})
@@ -102,7 +102,7 @@ def _whole_videos(rows: pa.Table) -> pa.Table:
 
 def head_history(rows: pa.Table) -> dict[int, dict[str, float]]:
     """Return for each step, in order, means over heads, branches and videos: by quantity (and pattern) and layer."""
-    heads = rows.filter(pc.is_in(rows["quantity"], pa.array(HEADS)))
+    heads = rows.filter(pc.and_(pc.is_valid(rows["head"]), pc.is_valid(rows["value"])))
     grouped = heads.group_by(["step", "layer", "quantity", "protocol"]).aggregate([("value", "mean")])
     history: dict[int, dict[str, float]] = {}
     for row in grouped.to_pylist():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from svg import backends, models
-from svg.attachment import Attachment, Backend, Method, Phases
+from svg.attachment import Attachment, Backend, Method, Phases, Statistics
 from svg.operations import TorchOperations
 
 
@@ -22,6 +22,7 @@ def attach(
     phases: Phases | None = None,
     strict: bool = True,
     operations: TorchOperations | None = None,
+    statistics: Statistics | None = None,
 ) -> Attachment:
     """Return a context manager under which ``pipeline(...)`` runs with sparse attention.
 
@@ -34,6 +35,8 @@ def attach(
         phases: A clock told of each phase; see ``svg.cost``.
         strict: Raise where a backend refuses a plan, rather than run that call dense and record it.
         operations: What the method computes with; None: kernels of ours on an NVIDIA GPU from Ampere on, else torch.
+        statistics: Measures where the heads look in some calls, for the receipt's ``sampled``: for instance
+            ``svg.statistics_sample.StatisticsSample()``; None measures none.
 
     Raises:
         ValueError: If the pipeline's family, a backend's name or a setting is unknown, or ``method`` is no method.
@@ -56,6 +59,7 @@ def attach(
         phases=phases,
         strict=strict,
         operations=operations if operations is not None else fastest_operations(pipeline.device),
+        statistics=statistics,
     )
 
 

@@ -15,7 +15,7 @@ from svg.context import AttentionContext
 from svg.layout import TokenLayout
 from svg.operations import TorchOperations
 from svg.plan import AttentionInputs, AttentionPlan
-from svg.receipt import Receipt
+from svg.receipt import Receipt, SampledCall
 from svg.schedule import DenseSchedule
 
 
@@ -60,6 +60,14 @@ class Phases(Protocol):
     """A clock that is told which phase of a call runs."""
 
     def phase(self, name: str) -> AbstractContextManager[None]: ...
+
+
+class Statistics(Protocol):
+    """What measures some of the calls beside what they compute, such as ``svg.statistics_sample.StatisticsSample``."""
+
+    def covers(self, context: AttentionContext) -> bool: ...
+
+    def measure(self, inputs: AttentionInputs, plan: AttentionPlan, context: AttentionContext) -> Any: ...
 
 
 class NoPhases:
@@ -137,9 +145,10 @@ class Attachment:
         backend: Computes sparse plans.
         dense_backend: Computes the dense steps and layers; the dense twin's backend, or quality measures its rounding.
         seed: Seed of what the method draws.
-        phases: A clock told of the phases "profiling", "reordering" and "attention".
+        phases: A clock told of the phases "profiling", "reordering", "attention" and "statistics".
         strict: Raise where a backend refuses a plan. If False the call runs dense and the receipt says so.
         operations: What the method computes with; None is plain torch.
+        statistics: Measures some calls, for the receipt's ``sampled``; None measures none.
     """
 
     def __init__(
@@ -154,12 +163,14 @@ class Attachment:
         phases: Phases | None = None,
         strict: bool = True,
         operations: TorchOperations | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
         self.pipeline, self.adapter, self.method = pipeline, adapter, method
         self.backend, self.dense_backend = backend, dense_backend
         self.seed, self.strict = seed, strict
         self.operations = operations if operations is not None else TorchOperations()
         self.phases = phases if phases is not None else NoPhases()
+        self.statistics = statistics
         self.receipt = Receipt()
         self._clock = StepClock(adapter.branches)
         self._timestep: tuple[torch.Tensor | None, float] = (None, 0.0)
@@ -262,6 +273,12 @@ class Attachment:
             if self.strict or plan.is_dense:
                 raise
             plan, backend, fallback = AttentionPlan.dense(inputs.key_lengths), self.dense_backend, str(refusal)
+        if self.statistics is not None and self.statistics.covers(context):
+            with self.phases.phase("statistics"):
+                measured = self.statistics.measure(inputs, plan, context)
+            self.receipt.sampled.append(
+                SampledCall(context.step, context.layer, context.branch, measured, self._item_branches)
+            )
         if plan.is_reordered:
             with self.phases.phase("reordering"):
                 query, key, value = self.operations.arrange(plan, query, key, value)

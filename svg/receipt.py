@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -34,6 +35,17 @@ class Call:
     item_branches: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class SampledCall:
+    """One call that was measured for statistics: where it stands, and what ``Statistics.measure`` returned of it."""
+
+    step: int
+    layer: int
+    branch: str
+    statistics: Any
+    item_branches: tuple[str, ...] = ()
+
+
 @dataclass
 class Receipt:
     """The calls of one generation, in order. Tensors stay on the device until ``calls`` is read; plans are let go."""
@@ -44,6 +56,8 @@ class Receipt:
     num_layers: int = 0
     # Step, branch and layers of every forward of a transformer.
     forwards: list[tuple[int, str, int]] = field(default_factory=list)
+    # The calls that were measured for statistics, in order.
+    sampled: list[SampledCall] = field(default_factory=list)
     _pending: list[_Pending] = field(default_factory=list)
     _calls: list[Call] = field(default_factory=list)
 

@@ -66,6 +66,7 @@ ROOMS = {
     "svg.models": Room("svg.layout svg.context svg.plan svg_kernels", "torch diffusers"),
     # What heads look at is told from finished tensors and the plan alone.
     "svg.pattern_statistics": Room(PLAN, "torch"),
+    "svg.statistics_sample": Room(f"{PLAN} svg.pattern_statistics", "torch"),
     # attach joins what it is handed; only `attaching` finds backends and models by name.
     "svg.receipt": Room(PLAN, "torch"),
     "svg.attachment": Room(f"{PLAN} svg.schedule svg.receipt", "torch"),

@@ -11,7 +11,7 @@ from experiments.entry import CONF, one_line
 from svg import backends
 from tests.experiments.conftest import composed
 
-GROUPS = ("model", "method", "backend", "prompts", "quality", "tracking")
+GROUPS = ("model", "method", "backend", "prompts", "quality", "statistics", "tracking")
 FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 OVERLAYS = [
     (group, file.stem)
@@ -86,6 +86,9 @@ def test_a_misspelt_key_in_a_yaml_is_refused_by_name(tmp_path, yaml, key):
         ("seeds=[1,1]", "seeds is [1, 1]"),
         ("seeds=[]", "seeds is empty"),
         ("threads=0", "threads is 0"),
+        ("statistics.layers_apart=0", "statistics.layers_apart is 0; it must be at least 1"),
+        ("statistics.steps_apart=-1", "statistics.steps_apart is -1; it must be at least 1"),
+        ("statistics.num_rows=0", "statistics.num_rows is 0; it must be at least 1"),
         ("tracking.mode=sometimes", "tracking.mode is 'sometimes'"),
     ],
 )

@@ -19,6 +19,7 @@ from svg.models.hunyuan_video import TextLengths
 from svg.placement import resident, send
 from svg.plan import AttentionPlan
 from svg.receipt import Receipt
+from svg.statistics_sample import StatisticsSample
 from tests.methods.helpers import context_of, inputs_of
 from tests.tiny_pipelines import generate, tiny_wan_pipeline
 
@@ -90,6 +91,18 @@ def test_a_second_call_sends_what_it_drew_and_waits_for_nothing(name, lengths):
     assert watch.waits == []
     # Lengths go to whoever masks padding: the profiling, the backend.
     assert watch.sent <= drawn + (0 if lengths is None else 2)
+
+
+@every_length
+@every_method
+def test_the_statistics_of_a_call_wait_for_nothing(name, lengths):
+    tensors = torch.empty(3, 2, 3, LAYOUT.seq_len, 16, device="meta").unbind()
+    inputs, context = inputs_of(*tensors, key_lengths=lengths), context_of(LAYOUT)
+    plan = METHODS[name][0].plan(inputs, context)
+    with Watch() as watch:
+        found = StatisticsSample(num_rows=8).measure(inputs, plan, context)
+    assert watch.waits == []
+    assert all(value.is_meta for value in found.values.values())
 
 
 def test_the_watch_sees_what_would_wait():

@@ -17,6 +17,7 @@ _HOMES = {
     "HeadPattern": "svg.plan",
     "BlockMask": "svg.block_mask",
     "SparseVideoGen": "svg.methods.svg",
+    "StatisticsSample": "svg.statistics_sample",
 }
 
 __all__ = sorted(_HOMES)

@@ -36,7 +36,7 @@ def attach(
         strict: Raise where a backend refuses a plan, rather than run that call dense and record it.
         operations: What the method computes with; None: kernels of ours on an NVIDIA GPU from Ampere on, else torch.
         statistics: Measures where the heads look in some calls, for the receipt's ``sampled``: for instance
-            ``svg.statistics_sample.StatisticsSample()``; None measures none.
+            ``svg.StatisticsSample()``; None measures none.
 
     Raises:
         ValueError: If the pipeline's family, a backend's name or a setting is unknown, or ``method`` is no method.

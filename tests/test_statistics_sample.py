@@ -11,11 +11,11 @@ import svg
 from svg.layout import TokenLayout
 from svg.methods.dense import Dense
 from svg.plan import AttentionPlan
-from svg.statistics_sample import StatisticsSample, spread
+from svg.statistics_sample import spread
 from tests.methods.helpers import context_of, inputs_of, random_tensors
 from tests.tiny_pipelines import generate, tiny_wan_pipeline
 
-ALL = StatisticsSample(layers_apart=1, steps_apart=1)
+ALL = svg.StatisticsSample(layers_apart=1, steps_apart=1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 30, 50, 61])
@@ -31,7 +31,7 @@ def test_at_least_one_in_so_many_is_picked_evenly(count, apart):
 
 
 def test_a_call_is_covered_where_its_layer_and_its_step_are():
-    sample = StatisticsSample(layers_apart=8, steps_apart=10)
+    sample = svg.StatisticsSample(layers_apart=8, steps_apart=10)
     layout = TokenLayout(3, 5)
     covered = {
         (step, layer)
@@ -54,7 +54,7 @@ def test_all_rows_are_measured_where_there_are_fewer_and_padding_is_none_of_them
 
 def test_fewer_rows_are_others_at_every_step_and_layer_and_the_same_each_time():
     layout = TokenLayout(7, 23)
-    inputs, sample = inputs_of(*random_tensors(layout)), StatisticsSample(num_rows=5)
+    inputs, sample = inputs_of(*random_tensors(layout)), svg.StatisticsSample(num_rows=5)
 
     def entropy(**place: int) -> torch.Tensor:
         return sample.measure(inputs, AttentionPlan.dense(), context_of(layout, **place)).values["entropy"]
@@ -68,7 +68,7 @@ def test_fewer_rows_are_others_at_every_step_and_layer_and_the_same_each_time():
 @pytest.mark.parametrize("name", ["layers_apart", "steps_apart", "num_rows"])
 def test_a_number_below_one_is_refused(name):
     with pytest.raises(ValueError, match=rf"statistics\.{name} is 0; it must be at least 1"):
-        StatisticsSample(**{name: 0})
+        svg.StatisticsSample(**{name: 0})
 
 
 @pytest.mark.parametrize("method", [Dense(), svg.SparseVideoGen(density=0.7, block_size=2, first_layers_fp=0.5)])
@@ -86,7 +86,7 @@ def test_a_generation_is_the_same_with_and_without_statistics(method):
 
 def test_a_second_generation_begins_a_new_sample():
     pipeline = tiny_wan_pipeline()
-    with svg.attach(pipeline, Dense(), statistics=StatisticsSample(layers_apart=2, steps_apart=3)) as run:
+    with svg.attach(pipeline, Dense(), statistics=svg.StatisticsSample(layers_apart=2, steps_apart=3)) as run:
         for _ in range(2):
             generate(pipeline)
             places = [(call.step, call.branch, call.layer) for call in run.receipt.sampled]

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from analysis.settings import knob_text
 from analysis.summary import FORMATS, summary
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Panels of the atlas of heads: a quantity and its title.
+ATLAS = {
+    "head_choice": "temporal choices",
+    "head_same_frame_mass": "mass on own frame",
+    "head_same_position_mass": "mass on own place",
+    "head_first_frame_mass": "mass on first frame",
+    "head_text_mass": "mass on text",
+    "head_entropy": "entropy",
+    "head_kept_mass": "mass kept",
+}
 # By Okabe and Ito: told apart by every kind of colour vision.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -60,6 +74,58 @@ def quality_over_density(
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
+    return _save(figure, output, suffixes)
+
+
+def head_atlas(
+    measurements: pd.DataFrame,
+    run_id: str,
+    output: str | Path,
+    *,
+    suffixes: Iterable[str] = (".png", ".pdf"),
+) -> list[Path]:
+    """Draw where the heads of one run look, a panel per quantity of ``ATLAS``, layers down and heads across.
+
+    A cell is the mean over steps, branches and videos; one that nothing was measured of is grey. A dense run with
+    ``statistics=all statistics.layers_apart=1`` has the masses of every head, a sparse one its choices.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        run_id: The run.
+        output: Path without a suffix.
+        suffixes: File formats.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: If the run has none of these quantities.
+    """
+    from matplotlib.figure import Figure
+
+    rows = measurements[measurements["run_id"].eq(run_id) & measurements["quantity"].isin(list(ATLAS))]
+    rows = rows[rows["value"].notna()]
+    if rows.empty:
+        raise ValueError(f"run_id={run_id}: no run of this name below this folder has a number for {', '.join(ATLAS)}")
+    shown = [name for name in ATLAS if (rows["quantity"] == name).any()]
+    cells = rows.groupby(["quantity", "layer", "head"])["value"].mean()
+    layers, heads = (range(int(rows[name].max()) + 1) for name in ("layer", "head"))
+    figure = Figure(figsize=(2.4 * len(shown) + 0.4, 3.4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        grid = cells[name].unstack("head").reindex(index=layers, columns=heads).to_numpy(float)
+        top = 1.0 if name == "head_choice" else None
+        image = axes.imshow(grid, aspect="auto", vmin=0.0, vmax=top, cmap="cividis", interpolation="nearest")
+        axes.set_facecolor("0.85")
+        axes.set_title(ATLAS[name], fontsize=9)
+        axes.set_xlabel("head")
+        axes.locator_params(integer=True)
+        figure.colorbar(image, ax=axes, location="bottom", shrink=0.9).ax.tick_params(labelsize=7)
+    figure.axes[0].set_ylabel("layer")
+    return _save(figure, output, suffixes)
+
+
+def _save(figure: Figure, output: str | Path, suffixes: Iterable[str]) -> list[Path]:
+    """Write a figure in every format and return the files."""
     paths = [Path(f"{output}{suffix}") for suffix in suffixes]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)

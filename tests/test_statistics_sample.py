@@ -13,7 +13,8 @@ from svg.methods.dense import Dense
 from svg.plan import AttentionPlan
 from svg.statistics_sample import spread
 from tests.methods.helpers import context_of, inputs_of, random_tensors
-from tests.tiny_pipelines import generate, tiny_wan_pipeline
+from tests.tiny_cogvideox import tiny_cogvideox_pipeline
+from tests.tiny_pipelines import generate, tiny_hunyuan_video_pipeline, tiny_wan_pipeline
 
 ALL = svg.StatisticsSample(layers_apart=1, steps_apart=1)
 
@@ -91,3 +92,21 @@ def test_a_second_generation_begins_a_new_sample():
             generate(pipeline)
             places = [(call.step, call.branch, call.layer) for call in run.receipt.sampled]
             assert places == [(1, "cond", 1), (1, "uncond", 1)]
+
+
+def test_text_in_the_sequence_and_two_prompt_lengths_and_two_branches_in_a_batch_are_measured():
+    method = svg.SparseVideoGen(density=0.97, block_size=2)
+    two = {"prompt": ["circle", "a red circle moves right and left and right and left and spins"]}
+    for pipeline, settings, branches, num_rows in (
+        (tiny_hunyuan_video_pipeline(), two, (), 18 + 2),
+        (tiny_cogvideox_pipeline(), {"num_frames": 9, "height": 32, "width": 48}, ("uncond", "cond"), 12 + 16),
+    ):
+        with svg.attach(pipeline, method, "reference", statistics=svg.StatisticsSample()) as run:
+            generate(pipeline, **settings)
+        [call] = run.receipt.sampled
+        assert (call.step, call.layer, call.item_branches) == (1, 1, branches)
+        # Padding of the shorter prompt is no row.
+        assert call.statistics.num_rows == num_rows
+        assert {values.shape for values in call.statistics.values.values()} == {(2, 2)}
+        assert all(values.isfinite().all() for values in call.statistics.values.values())
+        assert (call.statistics.values["text_mass"] > 0).all()

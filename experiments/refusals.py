@@ -19,8 +19,19 @@ from svg.atomic import Lock, LockHeldError, partial_folder
 from svg.results import RecordError, RunWriter, config_hash, lock_path, read_run
 
 # What decides what a run measures, as it was asked for: nothing of it has been looked up yet.
-SETTINGS = ("seed", "seeds", "model", "method", "backend", "dense_backend", "prompts", "quality", "statistics")
-SETTINGS += ("device", "threads")
+SETTINGS = (
+    "seed",
+    "seeds",
+    "model",
+    "method",
+    "backend",
+    "dense_backend",
+    "prompts",
+    "quality",
+    "statistics",
+    "device",
+    "threads",
+)
 # The same of experiments.step_latency alone.
 STEP_SETTINGS = ("weights", "steps", "text_tokens", "temporal_share")
 

@@ -112,9 +112,7 @@ def statistics_of(config: Config, method: Any) -> StatisticsSample | None:
     return StatisticsSample(layers_apart=asked.layers_apart, steps_apart=asked.steps_apart, num_rows=asked.num_rows)
 
 
-def _code(
-    config: Config, method: Any, backend: Any, device_type: str, sample: StatisticsSample | None
-) -> str:
+def _code(config: Config, method: Any, backend: Any, device_type: str, sample: StatisticsSample | None) -> str:
     """Return the hash of the code that makes a run's videos and compares them."""
     metrics = [metrics_by_name()[name].measure.__module__ for name in config.quality.metrics]
     parts = [

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from experiments.building import build_backend, build_dense_backend, build_method, dense_backend_modules
 from experiments.forced_choice import KINDS
 from experiments.forecasting import layout_of

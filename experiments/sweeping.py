@@ -67,9 +67,7 @@ def sweep(master: Any, loader: Any, launcher: Any, expanded: Sequence[Sequence[s
     return results
 
 
-def plans(
-    master: Any, loader: Any, expanded: Sequence[Sequence[str]], may_download: bool = False
-) -> Iterator[Job]:
+def plans(master: Any, loader: Any, expanded: Sequence[Sequence[str]], may_download: bool = False) -> Iterator[Job]:
     """Yield the job of every list of overrides, its run checked; by default no checkpoint is downloaded for that.
 
     Raises:

@@ -14,8 +14,8 @@ from experiments import identity, one_step, step_planning, step_rows, step_runne
 from experiments.entry import CONF
 from experiments.forced_choice import FixedPlans, ForcedChoice, deal
 from experiments.forecasting import size_of
-from experiments.one_step import Step, build_step
 from experiments.identity import Names
+from experiments.one_step import Step, build_step
 from experiments.schema import StepConfig
 from svg import backends, provenance
 from svg.backends import cpu_gather

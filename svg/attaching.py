@@ -48,7 +48,7 @@ def attach(
     if isinstance(method, type) or not all(callable(getattr(method, name, None)) for name in needed):
         raise ValueError(f"method is {method!r}; it must be a method object, such as svg.SparseVideoGen(density=0.25)")
     if backend == "auto":
-        backend = "flex" if pipeline.device.type == "cuda" else "cpu_gather"
+        backend = "flex" if execution_device(pipeline).type == "cuda" else "cpu_gather"
     return Attachment(
         pipeline,
         models.adapter_for(pipeline),
@@ -58,9 +58,14 @@ def attach(
         seed=seed,
         phases=phases,
         strict=strict,
-        operations=operations if operations is not None else fastest_operations(pipeline.device),
+        operations=operations if operations is not None else fastest_operations(execution_device(pipeline)),
         statistics=statistics,
     )
+
+
+def execution_device(pipeline: Any) -> torch.device:
+    """Return where a pipeline computes: under CPU offload that is not where its weights lie between two calls."""
+    return getattr(pipeline, "_execution_device", pipeline.device)
 
 
 def fastest_operations(device: torch.device) -> TorchOperations:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import svg
+from svg.attaching import execution_device
 from svg.attachment import StepClock
 from svg.methods.dense import Dense
 from tests.tiny_pipelines import generate, tiny_hunyuan_video_pipeline, tiny_wan_pipeline
@@ -106,6 +108,18 @@ def test_a_refusal_raises_under_strict_and_is_recorded_otherwise(pipeline, stock
     with svg.attach(pipeline, method, RefusingBackend(), strict=False) as run:
         assert torch.equal(generate(pipeline), stock_video)
     assert all(call.is_dense and "reference" in call.fallback for call in run.receipt.calls)
+
+
+def test_a_pipeline_offloaded_to_the_cpu_is_served_as_one_on_the_gpu_where_it_computes(pipeline, monkeypatch):
+    monkeypatch.setattr(type(pipeline), "_execution_device", property(lambda self: torch.device("cuda", 0)))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    run = svg.attach(pipeline, svg.SparseVideoGen(density=0.7, block_size=2))
+    assert run.backend.name == "flex"
+    assert type(run.operations).__name__ == "KernelOperations"
+
+
+def test_a_pipeline_that_names_no_execution_device_computes_where_it_lies():
+    assert execution_device(SimpleNamespace(device=torch.device("meta"))) == torch.device("meta")
 
 
 def test_a_pipeline_of_an_unknown_family_is_refused_by_name():

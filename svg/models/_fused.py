@@ -38,7 +38,8 @@ def fused(
         return None
     from svg_kernels import norm_rope
 
-    known = [_known(one, num_heads, head_dim) for one in (norm, norm if text_norm is None else text_norm)]
+    norms = norm, norm if text_norm is None else text_norm
+    known = [_known(one, num_heads, head_dim, projection.device) for one in norms]
     own, of_text = known
     if own is None or of_text is None or own.kind != of_text.kind or (own.weight is None) != (of_text.weight is None):
         return None
@@ -70,14 +71,17 @@ def _is_able(projection: torch.Tensor) -> bool:
     )
 
 
-def _known(norm: Any, num_heads: int, head_dim: int) -> Any:
-    """Return a module's norm as the kernel takes it; None where it is of another kind."""
+def _known(norm: Any, num_heads: int, head_dim: int, device: torch.device) -> Any:
+    """Return a module's norm as the kernel takes it; None where it is of another kind or lies elsewhere."""
     from svg_kernels.norm_rope import Norm
 
     if norm is None:
         return Norm()
     weight, bias, eps = (getattr(norm, name, None) for name in ("weight", "bias", "eps"))
     if weight is None or eps is None:
+        return None
+    # Offloaded weights come to the device when the module itself is called.
+    if weight.device != device or (bias is not None and bias.device != device):
         return None
     name, size = type(norm).__name__, weight.numel()
     if name == "RMSNorm" and bias is None and size in (head_dim, num_heads * head_dim):

@@ -81,6 +81,18 @@ def test_norms_that_the_kernel_does_not_know_and_odd_heads_are_left_to_the_model
     assert _fused.fused(odd, 2, torch.nn.RMSNorm(24, eps=1e-6), rotation) is None
 
 
+def test_a_norm_whose_weights_are_offloaded_is_left_to_the_model(counted):
+    _, switch = counted
+    switch(True)
+    projection, rotation = projection_and_tables()
+    here, there = torch.nn.RMSNorm(32, eps=1e-6), torch.nn.RMSNorm(32, eps=1e-6).to("meta")
+    assert _fused.fused(projection, 2, there, rotation) is None
+    assert _fused.fused(projection, 2, here, rotation, text=(0, 2), text_norm=there) is None
+    half_there = torch.nn.LayerNorm(32)
+    half_there.bias = torch.nn.Parameter(half_there.bias.to("meta"))
+    assert _fused.fused(projection, 2, half_there, rotation) is None
+
+
 def test_without_a_gpu_nothing_is_fused():
     projection, rotation = projection_and_tables()
     assert _fused.fused(projection, 2, torch.nn.RMSNorm(32, eps=1e-6), rotation) is None

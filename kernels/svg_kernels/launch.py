@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +41,14 @@ class Launch:
     options: Mapping[str, int] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Start the kernel on the current stream, or run it in the interpreter where it was loaded for that."""
-        self.kernel[self.grid](**self.arguments, **self.options)
+        """Start the kernel on the current stream of the tensors' GPU, or run it in the interpreter if loaded for that.
+
+        Triton by itself launches on the current GPU, which need not be the tensors'.
+        """
+        tensors = (x.base if isinstance(x, TensorDescriptor) else x for x in self.arguments.values())
+        device = next((x.device for x in tensors if isinstance(x, torch.Tensor) and x.is_cuda), None)
+        with nullcontext() if device is None else torch.cuda.device(device):
+            self.kernel[self.grid](**self.arguments, **self.options)
 
     def compile(self, capability: int) -> Any:
         """Return the kernel compiled for a compute capability, such as 90; needs no GPU.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svg import backends
-from svg.backends import sdpa
+from svg.backends import _fastest, sdpa
 from svg.plan import AttentionPlan
 from tests.backend_cases import CASES, tensors
 
@@ -30,6 +30,40 @@ def test_a_named_sdpa_kernel_is_named_in_the_records_and_computes_the_same():
         backend = backends.get("sdpa", kernel=kernel)
         assert backend.name == f"sdpa_{kernel}"
         torch.testing.assert_close(backend(query, key, value, AttentionPlan.dense()), output)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (ImportError("flash.so: undefined symbol: _ZN3c10"), "ImportError: flash.so: undefined symbol: _ZN3c10"),
+        (RuntimeError("cuDNN Frontend error:\nno plan"), "RuntimeError: cuDNN Frontend error:"),
+        (TypeError("unexpected keyword argument"), "TypeError: unexpected keyword argument"),
+        (AssertionError(), "AssertionError: no message"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_dense_backend_that_fails_in_a_package_has_a_reason_and_the_others_are_timed(failure, reason, monkeypatch):
+    attend, called = sdpa.SdpaBackend._attend, []
+
+    def fail_first(self, query, key, value):
+        called.append(self.name)
+        if len(called) == 1:
+            raise failure
+        return attend(self, query, key, value)
+
+    monkeypatch.setattr(sdpa.SdpaBackend, "_attend", fail_first)
+    monkeypatch.setitem(_fastest.CANDIDATES, "cpu", (("sdpa", "auto"), ("sdpa", "math")))
+    timings = backends.time_dense((1, 2, 90, 32), torch.float32, "cpu", repeats=1)
+    assert [(timing.backend.name, timing.reason) for timing in timings] == [("sdpa_math", ""), ("sdpa", reason)]
+
+
+def test_an_interruption_ends_the_timing(monkeypatch):
+    def interrupt(self, query, key, value):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sdpa.SdpaBackend, "_attend", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        backends.time_dense((1, 2, 90, 32), torch.float32, "cpu")
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -70,10 +70,14 @@ def time_dense(
         for backend in candidates:
             try:
                 output = backend(query, key, value, plan)[:, :, :CHECKED_QUERIES].float()
+                error = float((output - expected).norm() / expected.norm())
             except ValueError as refusal:
                 timings.append(DenseTiming(backend, None, str(refusal)))
                 continue
-            error = float((output - expected).norm() / expected.norm())
+            # Another package's broken wheel, changed interface or failed compilation may raise anything.
+            except Exception as failure:
+                timings.append(DenseTiming(backend, None, _in_one_line(failure)))
+                continue
             # Not: error > most, which NaN would pass.
             if not error <= MOST_RELATIVE_ERROR:
                 timings.append(DenseTiming(backend, None, f"its output is off by {error:.1e}"))
@@ -85,6 +89,12 @@ def time_dense(
                 best[index] = min(best[index], _latency_ms(backend, query, key, value, plan))
     fastest_first = sorted(range(len(able)), key=best.__getitem__)
     return [DenseTiming(able[index], best[index]) for index in fastest_first] + timings
+
+
+def _in_one_line(failure: Exception) -> str:
+    """Return an exception's type and the first line of what it says."""
+    first, *_ = str(failure).strip().splitlines() or ["no message"]
+    return f"{type(failure).__name__}: {first}"
 
 
 def _some_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -56,7 +56,7 @@ class BlockMask:
         shape = (self.query_offsets.numel() - 1, self.key_offsets.numel() - 1)
         if tuple(self.tile_map.shape) != shape:
             raise ValueError(f"tile_map has shape {tuple(self.tile_map.shape)}, the offsets say {shape}")
-        if self.pattern is None and bool((self.tile_map == PARTIAL).any()):
+        if self.pattern is None and self.has_partial:
             raise ValueError("a block mask with partial tiles needs the pattern that they keep")
 
     @classmethod
@@ -110,6 +110,11 @@ class BlockMask:
     @property
     def key_len(self) -> int:
         return int(self.key_offsets[-1])
+
+    @cached_property
+    def has_partial(self) -> bool:
+        """Whether any tile is partial."""
+        return bool((self.tile_map == PARTIAL).any())
 
     @cached_property
     def full(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from svg.block_mask import PARTIAL, BlockMask
+from svg.block_mask import BlockMask
 from svg.pattern import TokenPattern
 from svg_kernels.tile_lists import PatternIntegers
 
 
 def has_integers(mask: BlockMask | None) -> bool:
     """Return whether integers say what a mask keeps: its partial tiles are a ``TokenPattern``, or there are none."""
-    return mask is None or isinstance(mask.pattern, TokenPattern) or not bool((mask.tile_map == PARTIAL).any())
+    return mask is None or isinstance(mask.pattern, TokenPattern) or not mask.has_partial
 
 
 def pattern_integers(mask: BlockMask | None) -> PatternIntegers:

@@ -13,7 +13,7 @@ from svg.backends._tile_states import tile_lists
 from svg.block_mask import BlockMask
 from svg.plan import AttentionPlan, HeadPattern
 from tests.backend_cases import CASES, SEQ_LEN, tensors
-from tests.backend_judge import assert_right, attention_plans, compute
+from tests.backend_judge import assert_right, attention_plans, backend_for, compute
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +91,15 @@ def test_what_has_no_kernel_is_refused_with_a_backend_that_has_one(monkeypatch):
     monkeypatch.setattr("svg.backends.triton_block_sparse._is_interpreted", lambda: False)
     with pytest.raises(ValueError, match="needs CUDA, or TRITON_INTERPRET=1 in the environment, got cpu"):
         backend.check(torch.randn(1, 1, 3, 64), plan)
+
+
+@pytest.mark.parametrize("name", ["triton_block_sparse", "flex"])
+def test_whole_tiles_of_any_pattern_are_computed(name):
+    whole = CASES["a_choice_per_item"]().patterns[0].mask
+    masks = whole, replace(whole, pattern=EveryPair())
+    expected, plan = (AttentionPlan((HeadPattern("tiles", mask),), torch.zeros(1, 1).long()) for mask in masks)
+    output = compute(backend_for(name, "cpu"), plan, torch.float32, "cpu")
+    assert_right(output, expected, torch.float32)
 
 
 @pytest.mark.gpu

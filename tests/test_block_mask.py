@@ -37,6 +37,14 @@ def bands(layout: TokenLayout) -> list[TokenPattern]:
     return [replace(kind, half_width=width) for kind in kinds for width in (-1, 0, 2, 9, 40, 1000)]
 
 
+def test_a_mask_knows_whether_any_tile_is_partial():
+    offsets, pattern = tile_offsets(7, 3), TokenPattern(7, 7, 1, query_stop=7, key_stop=7)
+    for state, expected in ((SKIPPED, False), (PARTIAL, True), (FULL, False)):
+        tiles = torch.zeros(3, 3, dtype=torch.int8)
+        tiles[1, 2] = state
+        assert BlockMask(offsets, offsets, tiles, pattern).has_partial is expected
+
+
 def whole(pattern: TokenPattern) -> torch.Tensor:
     positions = torch.arange(pattern.query_len)
     return pattern.keep(positions[:, None], positions[None, :])

@@ -11,6 +11,7 @@ import torch
 
 from svg.block_mask import FULL, PARTIAL, SKIPPED, BlockMask
 from svg.pattern import TokenPattern
+from svg.pattern_integers import has_integers
 from svg.placement import send
 from svg.plan import AttentionPlan
 
@@ -51,9 +52,10 @@ def palette(plan: AttentionPlan, seq_len: int, sizes: tuple[int, int], device: t
             continue
         by_device = _entry_of.setdefault(pattern.mask, {})
         if device not in by_device:
-            # ``FlexBackend.check`` has refused what is no band.
-            assert pattern.mask.pattern is None or isinstance(pattern.mask.pattern, TokenPattern)
-            by_device[device] = _entry(pattern.mask.tile_map, pattern.mask.pattern, device)
+            # ``FlexBackend.check`` has refused partial tiles of what is no band.
+            assert has_integers(pattern.mask)
+            kept = pattern.mask.pattern
+            by_device[device] = _entry(pattern.mask.tile_map, kept if isinstance(kept, TokenPattern) else None, device)
         entries.append(by_device[device])
     return Palette(
         torch.stack([entry.state for entry in entries]),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from svg.pattern import TokenPattern
+from svg.pattern_integers import has_integers
 from svg.plan import AttentionPlan, HeadPattern
 
 
@@ -73,8 +73,7 @@ def key_limits(plan: AttentionPlan, batch: int, seq_len: int) -> list[int]:
 
 def check_bands(name: str, plan: AttentionPlan, able: str) -> None:
     """Raise ``ValueError`` if a mask has partial tiles of anything but a band, naming backends that are able."""
-    pairs = [pattern.mask.pattern for pattern in plan.patterns if pattern.mask is not None]
-    if not all(pattern is None or isinstance(pattern, TokenPattern) for pattern in pairs):
+    if not all(has_integers(pattern.mask) for pattern in plan.patterns):
         raise ValueError(
             f"{name} computes partial tiles of a band only, and method.layout_transform=false leaves others; use "
             f"backend={able}"

@@ -12,7 +12,7 @@ import torch
 from svg.backends._dense_kernel import FLASH_ATTENTION_4, check_gpu
 from svg.backends._per_head import check_fits, check_tensors
 from svg.backends._tile_states import grid_states, tile_sizes
-from svg.block_mask import FULL, PARTIAL, BlockMask
+from svg.block_mask import FULL, BlockMask
 from svg.placement import resident
 from svg.plan import AttentionPlan
 
@@ -40,7 +40,7 @@ class FlashBlockSparseBackend:
         if plan.key_lengths is not None:
             raise ValueError(f"{self.name} does not know padding, got key_lengths; use backend={able}")
         masks = tuple(pattern.mask for pattern in plan.patterns)
-        if any(mask is not None and _has_partial(mask) for mask in masks):
+        if any(mask is not None and mask.has_partial for mask in masks):
             raise ValueError(
                 f"{self.name} computes whole tiles only, got partial ones; use method.rounding=tile, backend={able}"
             )
@@ -113,8 +113,3 @@ def index_lists(masks: tuple[BlockMask | None, ...], seq_len: int, head_dim: int
         torch.zeros(1, 1, rows, dtype=torch.int32, device=device),
         torch.zeros(1, 1, rows, 1, dtype=torch.int32, device=device),
     )
-
-
-@lru_cache(maxsize=64)
-def _has_partial(mask: BlockMask) -> bool:
-    return bool((mask.tile_map == PARTIAL).any())

@@ -10,45 +10,52 @@ import torch
 import svg_kernels
 from svg_kernels.launch import Launch
 
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
 # Bytes of shared memory that one block may have, by compute capability.
 MOST_SHARED = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 
 
 def compile_all(capability: int, dtype: torch.dtype = torch.bfloat16, names: list[str] | None = None) -> list[str]:
-    """Compile each kernel's test cases and return a line for each.
+    """Compile each kernel's test cases, and those that are only compiled, and return a line for each.
 
     Raises:
-        ValueError: If a kernel needs more shared memory than the GPU has.
+        ValueError: If a kernel needs more shared memory than the GPU has, or multiplies float32 as TF32.
     """
     lines = []
     for name, spec in svg_kernels.specs().items():
         if names and name not in names:
             continue
-        for case in spec.cases:
+        for case in spec.cases + spec.compiled_cases:
             _, launches = spec.prepare(spec.inputs(case, dtype, torch.device("cpu")), capability)
             for launch in launches:
-                lines.append(f"{name} sm_{capability} {_line(launch, capability)} {dict(case)}")
+                lines.append(f"{name} sm_{capability} {dtype} {_line(launch, capability)} {dict(case)}")
     return lines
 
 
 def _line(launch: Launch, capability: int) -> str:
-    shared = launch.compile(capability).metadata.shared
+    compiled = launch.compile(capability)
+    shared = compiled.metadata.shared
     if shared > MOST_SHARED[capability]:
         raise ValueError(
             f"{launch.kernel.__name__} takes {shared} bytes of shared memory with {dict(launch.options)}, but "
             f"sm_{capability} has {MOST_SHARED[capability]}; change its settings for this GPU"
         )
+    if "tf32" in compiled.asm["ptx"]:
+        raise ValueError(f'{launch.kernel.__name__} multiplies float32 as TF32; give tl.dot input_precision="ieee"')
     return f"shared={shared}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--capability", type=int, nargs="+", choices=MOST_SHARED, default=[80, 89, 90, 100])
+    parser.add_argument("--capability", type=int, nargs="+", choices=MOST_SHARED, default=[80, 89, 90, 100, 120])
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["bfloat16", "float32"])
     parser.add_argument("--kernel", nargs="+", choices=svg_kernels.specs(), help="default: all")
     arguments = parser.parse_args()
     for capability in arguments.capability:
-        for line in compile_all(capability, names=arguments.kernel):
-            print(line, flush=True)
+        for dtype in arguments.dtype:
+            for line in compile_all(capability, DTYPES[dtype], arguments.kernel):
+                print(line, flush=True)
     return 0
 
 

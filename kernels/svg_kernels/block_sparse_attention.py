@@ -17,6 +17,9 @@ from svg_kernels.tile_lists import FULL, PARTIAL, PatternIntegers, TileLists
 LOG2_E = math.log2(math.e)
 TMA_ALIGNMENT = 16
 
+# Blackwell's GPUs of workstations, from 12.0 on, have the shared memory of Ada's.
+LEAST_SMALL_BLACKWELL = 120
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -38,10 +41,13 @@ class Settings:
 
 
 def settings_for(head_dim: int, element_size: int, capability: int) -> Settings:
-    """Return the settings for a GPU: ``capability`` is 80 for Ampere, 89 for Ada, 90 for Hopper."""
+    """Return the settings for a GPU: ``capability`` is 80 for Ampere, 89 for Ada, 90 for Hopper.
+
+    All but those of data-centre GPUs from Hopper on fit 99 KiB of shared memory.
+    """
     if element_size == 4:
-        return Settings(64, 32, 4, 2)
-    if capability >= 90:
+        return Settings(64, 32, 4, 2) if head_dim <= 128 else Settings(32, 16, 4, 2)
+    if 90 <= capability < LEAST_SMALL_BLACKWELL:
         if head_dim <= 64:
             return Settings(64, 128, 4, 3, True)
         return Settings(128, 64, 4, 3, True) if head_dim <= 128 else Settings(64, 64, 4, 2, True)
@@ -204,6 +210,11 @@ SPEC = Spec(
         {"shape": (2, 2, 150, 128), "tile": 128, "density": 0.3, "exact": False, "lengths": [150, 41]},
         {"shape": (1, 1, 70, 48), "tile": 16, "density": 0.4, "exact": True, "last_head": 0},
         {"shape": (1, 2, 64, 256), "tile": 32, "density": 0.6, "exact": False},
+    ),
+    compiled_cases=tuple(
+        {"shape": (1, 1, 3 * tile, head_dim), "tile": tile, "density": 0.5, "exact": True, "last_head": 0}
+        for head_dim in (64, 128, 256)
+        for tile in (32, 128)
     ),
     paper_cases=(
         {

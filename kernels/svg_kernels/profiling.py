@@ -336,6 +336,7 @@ SPEC = Spec(
         {"shape": (2, 1, 150, 48), "rows": 70, "tile": 20, "lengths": [150, 90]},
         {"shape": (1, 1, 40, 128), "rows": 32, "tile": 16},
     ),
+    compiled_cases=({"shape": (1, 1, 80, 128), "rows": MOST_ROWS, "tile": 16},),
     paper_cases=(
         {"shape": (1, 24, 119_056, 128), "rows": 64, "tile": 128},
         {"shape": (1, 40, 75_600, 128), "rows": 64, "tile": 128},

@@ -30,6 +30,7 @@ class Spec:
         paper_cases: Full-size shapes for benchmarks.
         flops: case -> operations of its matrix products; 0 where memory is what counts.
         bytes: (case, bytes per number) -> bytes read and written at least.
+        compiled_cases: Shapes that are compiled ahead besides ``cases``, and never run: the largest that people take.
     """
 
     inputs: Callable[[Case, torch.dtype, torch.device], Inputs]
@@ -41,6 +42,7 @@ class Spec:
     paper_cases: tuple[Case, ...]
     flops: Callable[[Case], float]
     bytes: Callable[[Case, int], float]
+    compiled_cases: tuple[Case, ...] = ()
 
     def run(self, inputs: Inputs, capability: int) -> tuple[torch.Tensor, ...]:
         """Return the outputs that the kernel computes."""

@@ -55,7 +55,13 @@ def compile_ahead(*arguments: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 89, 90, 100])
-def test_kernels_compile_for_gpus_that_are_not_there_and_fit_their_shared_memory(capability):
-    lines = compile_ahead("--capability", str(capability)).splitlines()
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [*((capability, "bfloat16") for capability in (80, 86, 89, 90, 100, 120)), (86, "float32"), (120, "float32")],
+)
+def test_kernels_compile_for_gpus_that_are_not_there_and_fit_their_shared_memory(capability, dtype):
+    lines = compile_ahead("--capability", str(capability), "--dtype", dtype).splitlines()
     assert {line.split()[0] for line in lines} == set(svg_kernels.specs())
+    for head_dim in (64, 128, 256):
+        assert any(f"{head_dim})," in line for line in lines if line.startswith("block_sparse_attention"))

@@ -10,6 +10,12 @@ import torch
 
 from svg_kernels.launch import Launch
 
+# A reference that rounds every step in the same precision may be off by as much, twice over.
+MOST_OF_REFERENCE = 2.0
+
+# Kernels sum in float32: so many of its roundings are allowed where a reference of few numbers rounds by luck to fewer.
+MOST_ROUNDINGS = 4
+
 Case = Mapping[str, Any]
 Inputs = dict[str, Any]
 
@@ -58,6 +64,24 @@ def errors(outputs: tuple[torch.Tensor, ...], exact: tuple[torch.Tensor, ...]) -
         [(one.double() - other.double()).flatten() for one, other in zip(outputs, exact, strict=True)]
     )
     return float(difference.abs().max()), float(difference.square().mean().sqrt())
+
+
+def allowed_errors(reference: tuple[torch.Tensor, ...], exact: tuple[torch.Tensor, ...]) -> tuple[float, float]:
+    """Return the greatest and the root mean square error that a kernel may have.
+
+    That is twice the reference's, or a few roundings of the exact outputs where it is less. A reference that does not
+    round at all, because it only moves data, allows nothing.
+
+    Args:
+        reference: Outputs of the reference in the kernel's precision.
+        exact: The same in float64.
+    """
+    found = errors(reference, exact)
+    if found == (0.0, 0.0):
+        return found
+    eps = MOST_ROUNDINGS * torch.finfo(torch.float32).eps
+    greatest, mean = errors(exact, tuple(torch.zeros_like(x) for x in exact))
+    return max(MOST_OF_REFERENCE * found[0], eps * greatest), max(MOST_OF_REFERENCE * found[1], eps * mean)
 
 
 def as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:

@@ -62,10 +62,11 @@ def test_a_backend_equals_the_judge_or_names_a_backend_that_can(device, case, na
 @pytest.mark.parametrize("name", backends.names())
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_backend_computes_something_here_or_says_where_it_would(device, name):
-    query, backend = tensors(torch.float32)[0].to(device), backend_for(name, device)
-    if not any(accepts(backend, query, make()) for make in CASES.values()):
-        with pytest.raises(ValueError, match=r"CUDA|CPU"):
-            backend.check(query, CASES["one_band_for_all"]())
+    backend, queries = backend_for(name, device), [tensors(dtype)[0].to(device) for dtype in DTYPES]
+    if not any(accepts(backend, query, make()) for query in queries for make in CASES.values()):
+        for query in queries:
+            with pytest.raises(ValueError, match=r"CUDA|CPU|compute capability|takes bfloat16|installed"):
+                backend.check(query, CASES["one_band_for_all"]())
 
 
 def test_the_reference_refuses_no_plan_and_so_does_cpu_gather_on_a_cpu():

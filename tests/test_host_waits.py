@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import svg
 from svg import backends
 from svg.backends import _flex_tiles
+from svg.kernel_operations import KernelOperations
 from svg.layout import TokenLayout
 from svg.methods.dense import Dense
 from svg.methods.one_pattern import OnePattern
@@ -16,10 +17,12 @@ from svg.methods.random_choice import RandomChoice
 from svg.methods.svg import SparseVideoGen
 from svg.methods.svg_upstream import SvgUpstream
 from svg.models.hunyuan_video import TextLengths
+from svg.operations import TorchOperations
 from svg.placement import resident, send
 from svg.plan import AttentionPlan
 from svg.receipt import Receipt
 from svg.statistics_sample import StatisticsSample
+from svg_kernels.launch import Launch
 from tests.methods.helpers import context_of, inputs_of
 from tests.tiny_pipelines import generate, tiny_wan_pipeline
 
@@ -35,6 +38,10 @@ METHODS = {
     "dense": (Dense(), 1),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
+every_backend = pytest.mark.parametrize("backend", ["flex", "triton_block_sparse"])
+every_operations = pytest.mark.parametrize(
+    "operations", [TorchOperations(), KernelOperations()], ids=["torch", "kernels"]
+)
 every_length = pytest.mark.parametrize("lengths", [None, torch.tensor([1104, 1088])], ids=["one length", "two lengths"])
 
 
@@ -64,11 +71,12 @@ class Watch(TorchDispatchMode):
         return output
 
 
-def sparse_call(method, tensors, lengths, receipt: Receipt, compute=None) -> torch.Tensor:
+def sparse_call(method, tensors, lengths, receipt: Receipt, operations, compute=None) -> torch.Tensor:
     """Run what the attachment runs in one call; without a backend, flex's tile lists stand for it."""
-    context = context_of(LAYOUT)
-    plan = method.plan(inputs_of(*tensors, key_lengths=lengths), context)
-    query, key, value = plan.arrange(*tensors)
+    context, inputs = context_of(LAYOUT), inputs_of(*tensors, key_lengths=lengths)
+    inputs.operations = operations
+    plan = method.plan(inputs, context)
+    query, key, value = operations.arrange(plan, *tensors)
     if compute is None:
         lengths = None if lengths is None else send(lengths, query.device)
         tiles = _flex_tiles.palette(plan, LAYOUT.seq_len, (16, 16), query.device)
@@ -77,17 +85,23 @@ def sparse_call(method, tensors, lengths, receipt: Receipt, compute=None) -> tor
         _flex_tiles.mask_mod(tiles, assignment.expand(2, 3), lengths, (16, 16), LAYOUT.seq_len)
     output = query if compute is None else compute(query, key, value, plan)
     receipt.record(context, "any", plan)
-    return plan.restore(output)
+    return operations.restore(plan, output)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are only left out where they are interpreted")
 @every_length
 @every_method
-def test_a_second_call_sends_what_it_drew_and_waits_for_nothing(name, lengths):
+@every_operations
+@every_backend
+def test_a_second_call_sends_what_it_drew_and_waits_for_nothing(backend, operations, name, lengths, monkeypatch):
+    # A device without memory computes nothing: a kernel has its arguments, and is not started.
+    monkeypatch.setattr(Launch, "run", lambda self: None)
     method, drawn = METHODS[name]
     tensors = torch.empty(3, 2, 3, LAYOUT.seq_len, 16, device="meta").unbind()
-    sparse_call(method, tensors, lengths, Receipt())
+    compute = None if backend == "flex" else backends.get(backend)
+    sparse_call(method, tensors, lengths, Receipt(), operations, compute)
     with Watch() as watch:
-        sparse_call(method, tensors, lengths, Receipt())
+        sparse_call(method, tensors, lengths, Receipt(), operations, compute)
     assert watch.waits == []
     # Lengths go to whoever masks padding: the profiling, the backend.
     assert watch.sent <= drawn + (0 if lengths is None else 2)
@@ -162,19 +176,20 @@ def test_the_length_of_a_prompt_is_read_once_a_generation():
 @pytest.mark.gpu
 @every_length
 @every_method
-def test_two_sparse_calls_on_a_gpu_make_the_host_wait_for_nothing(name, lengths):
+@every_operations
+@every_backend
+def test_two_sparse_calls_on_a_gpu_make_the_host_wait_for_nothing(backend, operations, name, lengths):
     method, _ = METHODS[name]
     generator = torch.Generator("cuda").manual_seed(0)
     shape = (3, 2, 3, LAYOUT.seq_len, 64)
     tensors = torch.randn(shape, device="cuda", dtype=torch.bfloat16, generator=generator).unbind()
-    backend = backends.get("flex")
-    receipt = Receipt()
+    compute, receipt = backends.get(backend), Receipt()
     with torch.no_grad():
-        expected = sparse_call(method, tensors, lengths, receipt, backend)
+        expected = sparse_call(method, tensors, lengths, receipt, operations, compute)
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            outputs = [sparse_call(method, tensors, lengths, receipt, backend) for _ in range(2)]
+            outputs = [sparse_call(method, tensors, lengths, receipt, operations, compute) for _ in range(2)]
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert all(torch.equal(output, expected) for output in outputs)

@@ -33,7 +33,7 @@ def check_fits(name: str, query: torch.Tensor, plan: AttentionPlan) -> None:
             f"{name} got a plan whose assignment is {shape}, but the query has batch {batch} and {num_heads} heads; "
             f"it must be (batch, num_heads), either 1 where shared"
         )
-    if not plan.assignment.is_cuda and not bool(((plan.assignment >= 0) & (plan.assignment < num_patterns)).all()):
+    if plan.assignment.is_cpu and not bool(((plan.assignment >= 0) & (plan.assignment < num_patterns)).all()):
         raise ValueError(
             f"{name} got a plan that assigns patterns {plan.assignment.unique().tolist()}; its palette has "
             f"{num_patterns}, counted from 0"
@@ -50,7 +50,7 @@ def check_fits(name: str, query: torch.Tensor, plan: AttentionPlan) -> None:
         raise ValueError(
             f"{name} got key_lengths of shape {tuple(lengths.shape)}; it must be ({batch},), one a batch item"
         )
-    if lengths is not None and not lengths.is_cuda and not bool(((lengths >= 0) & (lengths <= seq_len)).all()):
+    if lengths is not None and lengths.is_cpu and not bool(((lengths >= 0) & (lengths <= seq_len)).all()):
         raise ValueError(f"{name} got key_lengths {lengths.tolist()}; they must be between 0 and seq_len, {seq_len}")
 
 

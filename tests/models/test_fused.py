@@ -44,6 +44,27 @@ def counted(monkeypatch):
     return prepared, switch
 
 
+# In float16, which rounds eight times as finely, a wrong rotation moves every video ten times as far as rounding does.
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 4e-2), (torch.float16, 5e-3)], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_video_in_half_precision_through_the_kernel_on_a_gpu_is_the_video_without_it(
+    family, dtype, most, monkeypatch
+):
+    videos, pipeline = {}, FAMILIES[family]().to("cuda", dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    with monkeypatch.context() as stock:
+        stock.setattr(_fused, "_is_able", lambda projection: False)
+        with svg.attach(pipeline, Dense()):
+            videos[False] = generate(pipeline, num_inference_steps=2, output_type="latent").float()
+    prepared, prepare = [], norm_rope.prepare
+    monkeypatch.setattr(norm_rope, "prepare", lambda *given, **more: prepared.append(given) or prepare(*given, **more))
+    with svg.attach(pipeline, Dense()) as run:
+        videos[True] = generate(pipeline, num_inference_steps=2, output_type="latent").float()
+    assert len(prepared) == 2 * len(run.receipt.calls)
+    assert (videos[True] - videos[False]).norm() <= most * videos[False].norm()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="rehearses in the interpreter")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_video_through_the_kernel_is_the_video_without_it(family, counted):

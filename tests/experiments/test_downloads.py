@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
-from experiments import runner
+from experiments import estimating, runner
 
-WAN = ("model=wan_t2v_1_3b", "method=svg", "device=cpu", "prompts=smoke")
+SIZE = ("model.height=64", "model.width=96", "model.num_frames=17", "method.block_size=8")
+WAN = ("model=wan_t2v_1_3b", "method=svg", "device=cpu", "prompts=smoke", *SIZE)
 
 
 @pytest.fixture
@@ -24,12 +25,14 @@ def events(monkeypatch, model_folder):
 
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", download)
     monkeypatch.setattr(runner, "run", lambda plan: seen.append("run"))
+    # Measured, it takes seconds.
+    monkeypatch.setattr(estimating, "product_flops_per_s", lambda *arguments: 1e12)
     return seen
 
 
 @pytest.mark.parametrize("sweep", [False, True])
 def test_a_dry_run_says_what_is_not_downloaded_and_estimates_it_from_operations(call, tmp_path, events, sweep):
-    densities = "method.density=0.25,0.5" if sweep else "method.density=0.25"
+    densities = "method.density=0.8,0.9" if sweep else "method.density=0.8"
     line = (*(["-m"] if sweep else []), *WAN, densities, "dry_run=true", f"runs_dir={tmp_path / 'runs'}")
     status, out, err = call(*line)
     assert (status, err) == (0, "")
@@ -40,17 +43,23 @@ def test_a_dry_run_says_what_is_not_downloaded_and_estimates_it_from_operations(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_half_downloaded_checkpoint_is_not_downloaded(call, tmp_path, monkeypatch, model_folder):
+def test_a_half_downloaded_checkpoint_is_not_downloaded(call, tmp_path, events, monkeypatch, model_folder):
     half = shutil.copytree(model_folder, tmp_path / "half")
     shutil.rmtree(half / "vae")
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", lambda path, **settings: str(half))
-    status, out, err = call(*WAN, "method.density=0.25", "dry_run=true", f"runs_dir={tmp_path / 'runs'}")
+    status, out, err = call(*WAN, "method.density=0.8", "dry_run=true", f"runs_dir={tmp_path / 'runs'}")
     assert (status, err) == (0, "") and "to make, not downloaded; " in out
 
 
 def test_a_downloaded_checkpoint_of_another_family_is_refused_by_a_dry_run(call, tmp_path, monkeypatch, model_folder):
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", lambda path, **settings: str(model_folder))
-    settings = ("model=cosmos_t2w_7b", *WAN[1:], "method.density=0.25", f"runs_dir={tmp_path / 'runs'}")
+    settings = (
+        "model=cosmos_t2w_7b",
+        "model.revision=main",
+        *WAN[1:],
+        "method.density=0.8",
+        f"runs_dir={tmp_path / 'runs'}",
+    )
     status, out, err = call(*settings, "dry_run=true")
     assert (status, out) == (2, "") and "holds a WanPipeline, and model.pipeline is Cosmos" in err
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from experiments.building import dense_backend_modules
 from experiments.schema import Config
-from svg import provenance
+from svg import models, provenance
+from svg.code_hash import code_hash
 from svg.results import config_hash
 
 
@@ -63,6 +65,18 @@ class Checked:
     @cached_property
     def hash(self) -> str:
         return config_hash(self.settings)
+
+
+def code_of(config: Config, method: Any, backend: Any, device_type: str, *more: str) -> str:
+    """Return the hash of the code of method, both backends and the model's adapter, and of what is named besides."""
+    parts = [
+        type(method).__module__,
+        type(backend).__module__,
+        *dense_backend_modules(config.dense_backend, device_type),
+        models.module_of(config.model.pipeline),
+        *more,
+    ]
+    return code_hash(*dict.fromkeys(parts))
 
 
 def timed_hash(settings: dict[str, Any], device_type: str) -> str:

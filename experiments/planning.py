@@ -9,12 +9,10 @@ from typing import Any
 import torch
 
 from experiments import prompting
-from experiments.building import build_backend, build_dense_backend, build_method, dense_backend_modules
-from experiments.identity import Checked, Names
+from experiments.building import build_backend, build_dense_backend, build_method
+from experiments.identity import Checked, Names, code_of
 from experiments.loading import find_folder, find_folder_here, fingerprint
 from experiments.schema import Config
-from svg import models
-from svg.code_hash import code_hash
 from svg.methods.dense import Dense
 from svg.prompts import Prompt
 from svg.quality import metrics_by_name
@@ -115,16 +113,10 @@ def statistics_of(config: Config, method: Any) -> StatisticsSample | None:
 def _code(config: Config, method: Any, backend: Any, device_type: str, sample: StatisticsSample | None) -> str:
     """Return the hash of the code that makes a run's videos and compares them."""
     metrics = [metrics_by_name()[name].measure.__module__ for name in config.quality.metrics]
-    parts = [
-        type(method).__module__,
-        type(backend).__module__,
-        *dense_backend_modules(config.dense_backend, device_type),
-        models.module_of(config.model.pipeline),
-        *metrics,
-        *(["svg.quality.protocol"] if metrics else []),
-        *([] if sample is None else [type(sample).__module__]),
-    ]
-    return code_hash("experiments.generation", *dict.fromkeys(parts))
+    more = [*metrics, "svg.quality.protocol"] if metrics else []
+    if sample is not None:
+        more.append(type(sample).__module__)
+    return code_of(config, method, backend, device_type, "experiments.generation", *more)
 
 
 def _once(name: str, values: list[Any]) -> None:

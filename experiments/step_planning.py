@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from experiments.building import build_backend, build_dense_backend, build_method, dense_backend_modules
+from experiments.building import build_backend, build_dense_backend, build_method
 from experiments.forced_choice import KINDS
 from experiments.forecasting import layout_of
-from experiments.identity import Checked, Names
+from experiments.identity import Checked, Names, code_of
 from experiments.planning import fields_of, pick_device
 from experiments.random_steps import family_of
 from experiments.schema import StepConfig
-from svg import models
 from svg.attaching import fastest_operations
-from svg.code_hash import code_hash
 from svg.cost.roofline import gpu_by_name
 from svg.layout import TokenLayout
 from svg.methods.dense import Dense
+
+# What runs and times a step, and deals its heads out; its inputs are made by a file of the model's family.
+MEASURED_BY = ("experiments.one_step", "experiments.forced_choice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def check(config: StepConfig, names: Names) -> StepPlan:
         "steps": config.steps,
         "device": device.type,
         "threads": config.threads,
-        "code": _code(config, method, backend, device.type, family.__name__),
+        "code": code_of(config, method, backend, device.type, *MEASURED_BY, family.__name__),
     }
     return StepPlan(
         config=config,
@@ -98,15 +98,3 @@ def check(config: StepConfig, names: Names) -> StepPlan:
         shape=shape,
         is_forced=is_forced,
     )
-
-
-def _code(config: StepConfig, method: Any, backend: Any, device_type: str, inputs: str) -> str:
-    """Return the hash of the code that a step runs, of its inputs, and of what deals heads out and takes the time."""
-    parts = [
-        type(method).__module__,
-        type(backend).__module__,
-        *dense_backend_modules(config.dense_backend, device_type),
-        models.module_of(config.model.pipeline),
-        inputs,
-    ]
-    return code_hash("experiments.one_step", "experiments.forced_choice", *dict.fromkeys(parts))

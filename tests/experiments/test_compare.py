@@ -12,7 +12,7 @@ import torch
 
 from analysis import load
 from analysis.summary import summary
-from experiments import planning, rows, runner, truncation
+from experiments import identity, rows, runner, truncation
 from experiments.building import dense_backend_modules
 from experiments.generation import Generation, noise_generator
 from svg.methods.dense import Dense
@@ -313,7 +313,7 @@ def test_a_dense_backends_code_is_its_own_and_that_of_auto_all_it_may_pick(dense
 
 def test_a_runs_code_holds_the_dense_backends_and_the_protocols(sparse, monkeypatch):
     asked = []
-    monkeypatch.setattr(planning, "code_hash", lambda *modules: asked.extend(modules) or "0" * 16)
+    monkeypatch.setattr(identity, "code_hash", lambda *modules: asked.extend(modules) or "0" * 16)
     planned(*sparse, "dense_backend=sdpa", "backend=cpu_gather")
     needed = "experiments.generation svg.methods.svg svg.backends.cpu_gather svg.backends.sdpa svg.models.wan"
     assert {*needed.split(), "svg.quality.psnr", "svg.quality.protocol"} <= set(asked)

@@ -295,14 +295,14 @@ def test_a_step_on_another_machine_or_under_other_code_is_another_record(tiny, m
     facts = provenance.hardware("cpu") | {"device": "Example GPU"}
     monkeypatch.setattr(identity, "_machine", lambda device_type: facts)
     paths.append(path())
-    monkeypatch.setattr(step_planning, "code_hash", lambda *modules: "0" * 16)
+    monkeypatch.setattr(identity, "code_hash", lambda *modules: "0" * 16)
     paths.append(path())
     assert len(set(paths)) == 3
 
 
 def test_a_steps_code_is_that_of_what_computes_it_and_of_its_inputs(tiny, monkeypatch):
     asked = []
-    monkeypatch.setattr(step_planning, "code_hash", lambda *modules: asked.extend(modules) or "0" * 16)
+    monkeypatch.setattr(identity, "code_hash", lambda *modules: asked.extend(modules) or "0" * 16)
     planned(*tiny("tiny_wan"), "backend=cpu_gather", "dense_backend=sdpa")
     needed = "svg.methods.svg svg.backends.cpu_gather svg.backends.sdpa svg.models.wan experiments.random_steps.wan"
     assert {*needed.split(), "experiments.one_step", "experiments.forced_choice"} <= set(asked)

@@ -46,7 +46,7 @@ def settings_for(head_dim: int, element_size: int, capability: int) -> Settings:
     All but those of data-centre GPUs from Hopper on fit 99 KiB of shared memory.
     """
     if element_size == 4:
-        return Settings(64, 32, 4, 2) if head_dim <= 128 else Settings(32, 16, 4, 2)
+        return Settings(64, 32, 4, 2) if head_dim <= 128 else Settings(16, 32, 4, 2)
     if 90 <= capability < LEAST_SMALL_BLACKWELL:
         if head_dim <= 64:
             return Settings(64, 128, 4, 3, True)

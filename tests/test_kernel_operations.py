@@ -22,12 +22,20 @@ PALETTES = {
 }
 
 
+@pytest.fixture
+def _without_tf32():
+    """Plain torch rounds no product to TF32; the kernel never does."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(precision)
+
+
 @pytest.mark.parametrize("key_lengths", [None, torch.tensor([SEQ_LEN, 37])], ids=str)
 @pytest.mark.parametrize("name", PALETTES)
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_kernel_finds_the_errors_that_plain_torch_finds(device, name, key_lengths, monkeypatch):
-    # The kernel rounds no product to TF32; plain torch must not either.
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+@pytest.mark.usefixtures("_without_tf32")
+def test_the_kernel_finds_the_errors_that_plain_torch_finds(device, name, key_lengths):
     query, key, value = (x.to(device) for x in tensors(torch.float32))
     if key_lengths is not None:
         key[1, :, 37:] = torch.nan

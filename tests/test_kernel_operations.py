@@ -11,6 +11,8 @@ from svg.operations import TorchOperations
 from svg.palette import Geometry, head_patterns, upstream_profiled_patterns
 from tests.backend_cases import CASES, SEQ_LEN, tensors
 
+pytestmark = pytest.mark.slow
+
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 LAYOUT = TokenLayout(7, 11, 6)
 PALETTES = {

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from tests.experiments.test_bad_input import refused
 from tests.tiny_pipelines import tiny_hunyuan_video_pipeline, tiny_wan_i2v_pipeline
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def hunyuan_folder(tmp_path_factory):

@@ -13,6 +13,8 @@ from svg.results import read_run
 from tests.tiny_cogvideox import picture, tiny_cogvideox_i2v_pipeline, tiny_cogvideox_pipeline
 from tests.tiny_cosmos import tiny_cosmos_pipeline
 
+pytestmark = pytest.mark.slow
+
 COGVIDEOX = ["model.height=64", "model.width=96", "model.max_sequence_length=5", "method.block_size=8"]
 COSMOS = ["model.height=32", "model.width=48", "model.max_sequence_length=16", "method.block_size=2"]
 MODELS = {

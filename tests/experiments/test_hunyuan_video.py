@@ -12,6 +12,8 @@ from svg.results import list_runs, read_run
 from tests.experiments.conftest import composed
 from tests.tiny_pipelines import tiny_hunyuan_video_i2v_pipeline, tiny_hunyuan_video_pipeline
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def settings(tmp_path) -> list[str]:

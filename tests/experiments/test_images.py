@@ -24,6 +24,8 @@ from svg.results import read_run
 from tests.experiments.conftest import composed, planned
 from tests.tiny_pipelines import tiny_wan_i2v_pipeline, tiny_wan_pipeline
 
+pytestmark = pytest.mark.slow
+
 GOOD = "prompts.images=[{good}]"
 I2V = ["model.pipeline=WanImageToVideoPipeline", "model.max_sequence_length=512"]
 

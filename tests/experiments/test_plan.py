@@ -21,6 +21,8 @@ from svg.palette import Geometry, head_pattern
 from tests.experiments.conftest import composed
 from tests.tiny_pipelines import generate, tiny_wan_pipeline
 
+pytestmark = pytest.mark.slow
+
 MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
 # What acceptance asks for at least.

@@ -16,6 +16,8 @@ from svg.pattern_statistics import HeadStatistics
 from svg.receipt import Receipt, SampledCall
 from tests.experiments.conftest import planned
 
+pytestmark = pytest.mark.slow
+
 MASSES = {"same_frame_mass", "same_position_mass", "first_frame_mass", "text_mass", "entropy"}
 OF_SPARSE = {"kept_mass", "output_error", "regret", "agreement"}
 PLACE = ["step", "layer", "branch", "head"]

@@ -25,6 +25,8 @@ from tests.tiny_pipelines import (
     tiny_wan_pipeline,
 )
 
+pytestmark = pytest.mark.slow
+
 SIZE = ["model.height=64", "model.width=96", "model.num_frames=17", "model.dtype=float32", "model.vae_dtype=null"]
 SHORT = ["model.max_sequence_length=16"]
 PIPELINES = {

@@ -25,6 +25,8 @@ from svg.operations import TorchOperations
 from svg.results import list_runs, read_run
 from tests.experiments.conftest import composed
 
+pytestmark = pytest.mark.slow
+
 MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 # One of each family; the others take long all together.
 QUICK = ("cogvideox1_5_t2v", "cosmos_t2w_7b", "hunyuan_video_t2v", "tiny_wan")

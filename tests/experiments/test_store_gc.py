@@ -17,6 +17,8 @@ from svg.results import read_run
 from svg.store import DenseStore, Entry
 from tests.experiments.conftest import planned
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def used(sparse):

@@ -13,6 +13,8 @@ import torch
 import svg_kernels
 from svg_kernels.spec import allowed_errors, as_dtype, errors
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 CASES = [(name, case) for name, spec in svg_kernels.specs().items() for case in spec.cases]
 IDS = [f"{name}-{index}" for index, (name, _) in enumerate(CASES)]

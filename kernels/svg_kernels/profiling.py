@@ -1,7 +1,8 @@
 """Online profiling: how far masked attention is from full attention on sampled rows, in one pass over keys and values.
 
-Full attention and two masks share the scores, the maximum and the exponentials; each has a sum of its own. The keys are
-split among programs, whose sums a second kernel joins.
+Full attention and two masks share the scores, the maximum and the exponentials; each has a sum of its own. All heads
+have the same masks: a first kernel packs them, a bit for each sampled row. The keys are split among programs, whose
+sums a last kernel joins.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from svg_kernels.spec import Case, Inputs, Spec
 from svg_kernels.tile_lists import FULL, PARTIAL, PatternIntegers
 
 LOG2_E = math.log2(math.e)
+# Rows of one program at most: as many as a word has bits.
 MOST_ROWS, BLOCK_KEYS = 64, 64
+# Keys whose words one program packs.
+PACKED_KEYS = 128
 # Keys of one program: few enough to fill a GPU, many enough that joining them costs little.
 KEYS_PER_PROGRAM = 8192
 OUTPUTS = tl.constexpr(3)
@@ -54,34 +58,49 @@ class RowMasks:
         return (state == FULL) | ((state == PARTIAL) & kept)
 
 
-@triton.jit
-def _kept(
-    row_states, key_tile, row_place, key_place, integers, pattern, rows, columns, num_rows, num_tiles, seq_len, is_key,
-    HAS_PARTIAL: tl.constexpr,
+@triton.jit(do_not_specialize=["num_rows", "num_tiles", "seq_len", "first", "second"])
+def _pack(
+    words, row_states, key_tile, row_place, key_place, integers, num_rows, num_tiles, seq_len, first, second,
+    BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr, HAS_PARTIAL: tl.constexpr,
 ):  # fmt: skip
-    """Return which pairs of sampled rows and keys a pattern keeps, ``(rows, columns)``."""
+    """Store for each key which rows of a block keep it, as bits of a word ``(patterns, row blocks, seq_len)``."""
+    pattern = first
+    if tl.program_id(0) == 1:
+        pattern = second
+    row = tl.arange(0, BLOCK_ROWS)
+    rows, columns = tl.program_id(1) * BLOCK_ROWS + row, tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    is_key = columns < seq_len
     tile = tl.load(key_tile + pattern * seq_len + columns, is_key, 0)
-    row = (pattern * num_rows + tl.minimum(rows, num_rows - 1)) * num_tiles
-    state = tl.load(row_states + (row[:, None] + tile[None, :]))
+    of_row = (pattern * num_rows + tl.minimum(rows, num_rows - 1)) * num_tiles
+    state = tl.load(row_states + (of_row[:, None] + tile[None, :]))
     kept = state == 2
     if HAS_PARTIAL:
         row_at = tl.load(row_place + pattern * num_rows + rows, rows < num_rows, 0)
         key_at = tl.load(key_place + pattern * seq_len + columns, is_key, 0)
         kept = kept | ((state == 1) & place_keep(integers, pattern, row_at, key_at))
-    return kept
+    word = tl.sum(kept.to(tl.int64) << row.to(tl.int64)[:, None], 0)
+    at = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)).to(tl.int64) * seq_len
+    tl.store(words + at + columns, word, is_key)
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_tiles", "seq_len", "first", "second"])
+@triton.jit
+def _kept(words, row, columns, is_key):
+    """Return which pairs of a block's rows and keys are kept, ``(rows, columns)``."""
+    word = tl.load(words + columns, is_key, 0)
+    return ((word[None, :] >> row[:, None]) & 1) != 0
+
+
+@triton.jit(do_not_specialize=["num_rows", "seq_len"])
 def _sums(
-    query, key, value, lengths, row_states, key_tile, row_place, key_place, integers, peaks, weights, totals,
+    query, key, value, lengths, words, peaks, weights, totals,
     stride_query_item, stride_query_head, stride_query_token,
     stride_key_item, stride_key_head, stride_key_token,
     stride_value_item, stride_value_head, stride_value_token,
-    num_heads, num_rows, num_tiles, seq_len, first, second, scale_log2,
+    num_heads, num_rows, seq_len, scale_log2,
     HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    KEYS: tl.constexpr, HAS_PARTIAL: tl.constexpr, INTERPRET: tl.constexpr,
+    KEYS: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
-    """Sum one block of rows over one part of the keys: without a mask, under pattern ``first`` and ``second``."""
+    """Sum one block of rows over one part of the keys: without a mask, and under both packed ones."""
     lane, block, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     item, head = lane // num_heads, lane % num_heads
     rows, place = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_DIM)
@@ -97,6 +116,9 @@ def _sums(
     limit = seq_len
     if lengths is not None:
         limit = tl.minimum(tl.load(lengths + item).to(tl.int32), seq_len)
+    row = tl.arange(0, BLOCK_ROWS).to(tl.int64)
+    words_first = words + block.to(tl.int64) * seq_len
+    words_second = words_first + tl.num_programs(1).to(tl.int64) * seq_len
 
     peak = tl.full([BLOCK_ROWS], -float("inf"), tl.float32)
     weight = tl.zeros([BLOCK_ROWS], tl.float32)
@@ -120,12 +142,8 @@ def _sums(
         decay = tl.exp2(peak - new_peak)
         probability = tl.exp2(scores - new_peak[:, None])
         peak = new_peak
-        under_first = tl.where(
-            _kept(row_states, key_tile, row_place, key_place, integers, first, rows, columns, num_rows, num_tiles,
-                  seq_len, is_key, HAS_PARTIAL), probability, 0.0)  # fmt: skip
-        under_second = tl.where(
-            _kept(row_states, key_tile, row_place, key_place, integers, second, rows, columns, num_rows, num_tiles,
-                  seq_len, is_key, HAS_PARTIAL), probability, 0.0)  # fmt: skip
+        under_first = tl.where(_kept(words_first, row, columns, is_key), probability, 0.0)
+        under_second = tl.where(_kept(words_second, row, columns, is_key), probability, 0.0)
         weight = weight * decay + tl.sum(probability, 1)
         weight_first = weight_first * decay + tl.sum(under_first, 1)
         weight_second = weight_second * decay + tl.sum(under_second, 1)
@@ -136,7 +154,6 @@ def _sums(
         )
 
     at = ((lane * tl.num_programs(1) + block) * tl.num_programs(2) + part).to(tl.int64)
-    row = tl.arange(0, BLOCK_ROWS)
     tl.store(peaks + at * BLOCK_ROWS + row, peak)
     weights += at * OUTPUTS * BLOCK_ROWS + row
     tl.store(weights, weight)
@@ -201,6 +218,7 @@ def prepare(
     weights = query.new_empty((*grid, 3, block_rows), dtype=torch.float32)
     totals = query.new_empty((*grid, 3, block_rows, block_dim), dtype=torch.float32)
     errors = query.new_full((batch, num_heads, grid[1], 2), torch.nan, dtype=torch.float32)
+    words = query.new_empty((2, grid[1], seq_len), dtype=torch.int64)
     tensors = {"query": query, "key": key, "value": value}
     strides = {
         f"stride_{name}_{axis}": x.stride(i)
@@ -209,30 +227,39 @@ def prepare(
     }
     shared = {"peaks": peaks, "weights": weights, "totals": totals, "num_rows": num_rows}
     constants = {"HEAD_DIM": head_dim, "BLOCK_DIM": block_dim, "BLOCK_ROWS": block_rows}
+    packed = {
+        "words": words,
+        "row_states": masks.row_states,
+        "key_tile": masks.key_tile,
+        "row_place": masks.row_place,
+        "key_place": masks.key_place,
+        "integers": masks.integers,
+        "num_rows": num_rows,
+        "num_tiles": masks.row_states.shape[2],
+        "seq_len": seq_len,
+        "first": first,
+        "second": second,
+        "BLOCK_ROWS": block_rows,
+        "BLOCK": PACKED_KEYS,
+        "HAS_PARTIAL": masks.has_partial,
+    }
     sums = {
         **tensors,
         **strides,
         **shared,
         **constants,
         "lengths": lengths,
-        "row_states": masks.row_states,
-        "key_tile": masks.key_tile,
-        "row_place": masks.row_place,
-        "key_place": masks.key_place,
-        "integers": masks.integers,
+        "words": words,
         "num_heads": num_heads,
-        "num_tiles": masks.row_states.shape[2],
         "seq_len": seq_len,
-        "first": first,
-        "second": second,
         "scale_log2": head_dim**-0.5 * LOG2_E,
         "BLOCK": BLOCK_KEYS if query.element_size() == 2 and head_dim <= 128 else BLOCK_KEYS // 4,
         "KEYS": KEYS_PER_PROGRAM,
-        "HAS_PARTIAL": masks.has_partial,
         "INTERPRET": is_interpreted(_sums),
     }
     joined = {**shared, **constants, "errors": errors, "num_parts": grid[2]}
     return errors, [
+        Launch(_pack, (2, grid[1], -(-seq_len // PACKED_KEYS)), packed, {"num_warps": 4}),
         Launch(_sums, grid, sums, {"num_warps": 8, "num_stages": 2}),
         Launch(_join, (grid[0], grid[1], 2), joined, {"num_warps": 4}),
     ]

@@ -76,12 +76,14 @@ def check(config: Config, names: Names, may_download: bool = True) -> Plan:
     without = ("path", "revision", "method_defaults", "upstream", "geometry", "transformer")
     model = {name: value for name, value in asdict(config.model).items() if name not in without}
     sample = statistics_of(config, method)
+    is_copy = isinstance(method, Dense) and config.backend.get("name") == "auto"
     settings = {
         "seed": config.seed,
         "seeds": config.seeds,
         "model": model | {"fingerprint": None if folder is None else fingerprint(folder)},
         "method": {**fields_of(method), "_target_": config.method["_target_"]},
-        "backend": {"name": backend.name, **fields_of(backend)},
+        # A dense run that asks for no backend is its twin's copy, and no other kernel's video.
+        "backend": {"name": "auto"} if is_copy else {"name": backend.name, **fields_of(backend)},
         "dense_backend": config.dense_backend,
         "prompts": [prompt.identity for prompt in prompts],
         "quality": {"metrics": config.quality.metrics, "protocols": config.quality.protocols},

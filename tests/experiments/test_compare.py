@@ -367,6 +367,11 @@ def test_every_attention_call_is_a_row_with_its_backend_and_what_was_asked_and_c
     assert calls["reason"].isna().all()
 
 
+def test_dense_attention_on_a_kernel_that_was_asked_for_is_another_run_than_the_twins_copy(small):
+    copy, asked = (planned(*small, f"backend={name}", method="dense") for name in ("auto", "cpu_gather"))
+    assert copy.backend == asked.backend and copy.run_id != asked.run_id
+
+
 def test_dense_attention_on_another_kernel_is_a_noise_floor_beside_the_twin(small):
     path = runner.run(
         planned(*small, "backend=reference", "dense_backend=sdpa", "model.dtype=bfloat16", method="dense")

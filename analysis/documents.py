@@ -18,7 +18,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import load
-from analysis.paired import paired
+from analysis.paired import difference_texts, paired, paired_remarks
+from analysis.remarks import remarks
 from analysis.settings import environments, machine_text
 from analysis.steps import step_lines, step_runs
 from analysis.summary import FORMATS, cell, full_labels, quality_columns, summary
@@ -44,8 +45,8 @@ def markdown_table(table: pd.DataFrame, runs: pd.DataFrame) -> str:
         if row["status"] != "complete":
             lines.append(_line([label, f"{row['status']}: {row['error']}", *[""] * (len(headings) - 2)]))
             continue
-        lines.append(_line([label, *(cell(row, name) or "–" for name in columns), str(row["videos"])]))
-    notes = _machines(runs)
+        lines.append(_line([label, *(_cell(row, name) for name in columns), str(row["videos"])]))
+    notes = [*_machines(runs), *remarks(table)]
     # What follows the semicolon is the command that would mend it, of use on that machine only.
     reasons = {name: table[f"{name}_note"].iloc[0].split(";")[0] for name in quality if name not in measured}
     notes += [f"{FORMATS[name][0]} {reason}" for name, reason in reasons.items()]
@@ -61,13 +62,17 @@ def paired_table(measurements: pd.DataFrame, runs: pd.DataFrame, quantity: str =
     table = paired(measurements, runs, quantity)
     if table.empty:
         raise RecordError(f"no run of another method stands beside one of svg at the same kept fraction ({quantity})")
-    heading = f"svg minus it, {FORMATS[quantity][0]}"
-    lines = [_line(["density", "method", heading, "95 % interval", "prompts"]), _line(["---:", "---", *["---:"] * 3])]
+    headings = ["density", "method", f"svg minus it, {FORMATS[quantity][0]}", "95 % interval", "detectable", "prompts"]
+    lines = [_line(headings), _line(["---:", "---", *["---:"] * 4])]
     for row in table.itertuples():
-        interval = "–" if pd.isna(row.low) else f"{row.low:+.2f} to {row.high:+.2f}"
-        difference = "–" if pd.isna(row.difference) else f"{row.difference:+.2f}"
-        lines.append(_line([f"{row.density:g}", row.other, difference, interval, str(row.prompts)]))
-    return "\n".join([*lines, "", *(f"- {note}" for note in _machines(runs))])
+        lines.append(_line([f"{row.density:g}", row.other, *difference_texts(row, quantity), str(row.prompts)]))
+    notes = [*_machines(runs), *paired_remarks(table, quantity)]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
+
+
+def _cell(row: pd.Series, name: str) -> str:
+    """Return a number of a summary's row with its interval, and whether noise alone would explain it."""
+    return ", ".join(filter(None, [cell(row, name), row.get(f"{name}_noise")])) or "–"
 
 
 def _machines(runs: pd.DataFrame) -> list[str]:

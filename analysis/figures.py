@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from analysis.remarks import NOT_MEASURED
 from analysis.settings import knob_text
 from analysis.summary import FORMATS, summary
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Panels of the atlas of heads: a quantity and its title.
@@ -39,6 +42,9 @@ def quality_over_density(
 ) -> list[Path]:
     """Draw one quality over the executed density, a line per method, bars for 95 % intervals, and write it.
 
+    The noise floor is a dashed line; where none was measured, or other kernels' videos were identical, the figure says
+    so. The runs that measured it are that line, and no points.
+
     Args:
         measurements: From `analysis.load.measurements`.
         runs: From `analysis.load.runs`.
@@ -57,17 +63,21 @@ def quality_over_density(
 
     table = summary(measurements, runs, protocol=protocol)
     table = table[table[quantity].notna() & table["density_executed"].notna()]
+    table = table[table[f"{quantity}_noise"] != "noise floor"]
     if table.empty:
         raise ValueError(f"quantity={quantity}, protocol={protocol}: no run below this folder has such a number")
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = figure.subplots()
     for color, (name, rows) in zip(_cycle(), _families(table), strict=False):
         rows = rows.sort_values("density_executed")
-        half = rows[f"{quantity}_ci95"].fillna(0.0)
+        ends = [rows[quantity] - rows[f"{quantity}_ci_low"], rows[f"{quantity}_ci_high"] - rows[quantity]]
+        # A mean may lie outside of its interval by rounding, where all its values are equal.
+        bars = [end.fillna(0.0).clip(lower=0.0) for end in ends]
         axes.errorbar(
-            rows["density_executed"], rows[quantity], yerr=half, label=name, color=color,
+            rows["density_executed"], rows[quantity], yerr=bars, label=name, color=color,
             marker="o", markersize=4.5, linewidth=1.4, capsize=2.5, elinewidth=1.0,
         )  # fmt: skip
+    _draw_noise_floor(axes, table, quantity)
     axes.set_xlim(left=0)
     axes.set_xlabel("density executed (tiles of sparse calls)")
     axes.set_ylabel(f"{FORMATS[quantity][0]} against dense")
@@ -122,6 +132,23 @@ def head_atlas(
         figure.colorbar(image, ax=axes, location="bottom", shrink=0.9).ax.tick_params(labelsize=7)
     figure.axes[0].set_ylabel("layer")
     return _save(figure, output, suffixes)
+
+
+def _draw_noise_floor(axes: Axes, table: pd.DataFrame, quantity: str) -> None:
+    """Draw the noise floors of a summary's rows, and say which rows have none that could be drawn."""
+    floors = table[["model", f"{quantity}_floor", f"{quantity}_floor_backend"]].drop_duplicates()
+    words = []
+    for model, value, backend in floors.itertuples(index=False, name=None):
+        of_model = f", {model}" if table["model"].nunique() > 1 else ""
+        if pd.isna(value):
+            words.append(NOT_MEASURED.rstrip(".") + of_model)
+        elif math.isinf(value):
+            words.append(f"Noise floor: none, dense on {backend} is identical{of_model}")
+        else:
+            label = f"noise floor (dense on {backend}{of_model})"
+            axes.axhline(value, color="0.35", linestyle="--", linewidth=1.0, label=label)
+    if words:
+        axes.set_title("\n".join(dict.fromkeys(words)), fontsize=7, color="0.35", loc="left")
 
 
 def _save(figure: Figure, output: str | Path, suffixes: Iterable[str]) -> list[Path]:

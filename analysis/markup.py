@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.remarks import remarks
 from analysis.settings import counted, environments, listed
 from analysis.statistics import Values
-from analysis.summary import FORMATS, full_labels, quality_columns
+from analysis.summary import FORMATS, full_labels, interval_text, quality_columns
 
 PHASES = ("attention", "profiling", "reordering", "rest")
 _SPEEDS = ("speedup", "denoise_speedup", "attention_speedup")
@@ -207,9 +208,10 @@ def _number(row: pd.Series, name: str, table: pd.DataFrame, notes: dict[str, int
         if row[f"{name}_infinite"] == row[f"{name}_total"]:
             return _cell("∞", "1e999", f"identical to the dense video, {counted(row[f'{name}_total'], 'time')}")
         return _cell(f'<span class="none">n/a{_footnote(name, note, notes)}</span>', None)
-    text = escape(template.format(value)) + (_footnote(name, note, notes) if note else "")
-    if not pd.isna(row[f"{name}_ci95"]):
-        text += f" <small>± {escape(template.format(row[f'{name}_ci95']).rstrip('×'))}</small>"
+    words = [text for text in (note, row.get(f"{name}_noise")) if text]
+    text = escape(template.format(value)) + "".join(_footnote(name, one, notes) for one in words)
+    if interval := interval_text(row, name):
+        text += f" <small>{interval}</small>"
     if name == "speedup" and table["dense_backend"].nunique() > 1:
         text += f" <small>{escape(row['dense_backend'])}</small>"
     low, high = (template.format(row[f"{name}_{end}"]) for end in ("low", "high"))
@@ -225,12 +227,12 @@ def _footnote(name: str, note: str, notes: dict[str, int]) -> str:
 
 def _legend(table: pd.DataFrame) -> str:
     text = (
-        "Density: share of query-key pairs computed in sparse calls, tile by tile. ± is half of the 95 % interval of "
+        "Density: share of query-key pairs computed in sparse calls, tile by tile. In brackets the 95 % interval of "
         "the mean over prompts, seeds averaged first, from 3 prompts up. ∞: identical to the dense video, in no mean."
     )
     if table["environment"].nunique() > 1:
         text += " Letters: other machines, versions or code; times of two letters do not compare."
-    return text
+    return " ".join([text, *remarks(table)])
 
 
 def _times(values: Values, runs: Sequence[str]) -> dict[str, float]:

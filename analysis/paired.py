@@ -1,6 +1,6 @@
 """What a method is better by than the others on the same prompts: paired differences with their 95 % intervals.
 
-python -m analysis.paired RUNS_DIR [--quantity psnr_db] [--reference svg]
+python -m analysis.paired RUNS_DIR [--quantity psnr_db] [--reference svg] [--output FILE.csv]
 """
 
 from __future__ import annotations
@@ -9,17 +9,25 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis import load
-from analysis.settings import describe, knob_text
-from analysis.statistics import Values, half_width, prompt_means
+from analysis.files import write_whole
+from analysis.intervals import detectable, few_prompts_text, interval
+from analysis.noise import distance, has_floor
+from analysis.pairing import Setting, settings
+from analysis.remarks import floor_text, form
+from analysis.settings import counted
+from analysis.statistics import prompt_means
 from svg.results import RecordError
 
-# What of a run's settings decides the dense video.
-_CONDITIONS = ("model", "config.model.", "config.seed")
-COLUMNS = ["model", "density", "reference", "other", "prompts", "difference", "low", "high", "unpaired"]
+_NUMBERS = ["difference", "low", "high", "detectable", "floor"]
+COLUMNS = [
+    *("model", "density", "reference", "other", "prompts", "videos", "difference", "low", "high", "detectable"),
+    *("floor", "floor_backend", "within_noise", "unpaired"),
+]
 
 
 def paired(
@@ -29,11 +37,12 @@ def paired(
     reference: str = "svg",
     protocol: str = "standard",
 ) -> pd.DataFrame:
-    """Return, for each run of another method at the same kept fraction, by how much the reference method exceeds it.
+    """Return by how much the reference method exceeds every other setting at the same kept fraction.
 
-    Runs are compared where model, sampler and seeds are the same and as many steps and layers stayed dense. Seeds of
-    a prompt are averaged first, so that prompts are what the interval is over (Student's t, from 3 prompts up).
-    Prompts that either run lacks, or where either value is no number, are left out and counted.
+    Settings are compared where model and sampler are the same and as many steps and layers stayed dense. Videos are
+    paired by prompt and seed, for these have the same initial noise; the differences of a prompt are averaged over its
+    seeds, whichever runs made them, so that prompts are what the interval is over (`analysis.intervals`). Videos that
+    either setting lacks, or where either value is no number, are left out.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -44,62 +53,75 @@ def paired(
 
     Returns:
         Columns ``model``, ``density`` (requested), ``reference``, ``other`` (method and the settings that differ),
-        ``prompts`` (pairs), ``difference`` (reference minus other, mean), ``low``, ``high`` (the interval; missing
-        below 3 prompts) and ``unpaired`` (prompts left out).
+        ``prompts`` and ``videos`` (pairs), ``difference`` (reference minus other, mean over prompts), ``low``, ``high``
+        (the interval; missing below 3 prompts), ``detectable`` (the smallest difference that such a sample shows in
+        four cases of five; likewise), ``floor`` (the quantity between dense videos of two kernels; infinite where they
+        were identical, missing where not measured), ``floor_backend``, ``within_noise`` (whether the two methods'
+        mean distances from dense differ by less than these dense videos do; missing without a floor) and ``unpaired``
+        (prompts left out).
     """
-    whole = runs[runs["status"] == "complete"].set_index("run_id", drop=False)
-    values = Values(measurements)
-    labels = describe(runs)["knobs"]
-    facts = {run: _facts(values, run, quantity, protocol) for run in whole["run_id"]}
-    alike = {run: _conditions(values, whole.loc[run]) for run in whole["run_id"]}
-    rows = []
-    for ours in whole[whole["method"] == reference].itertuples():
-        for other in whole[whole["method"] != reference].itertuples():
-            density, scores = facts[ours.run_id]
-            if density is None or facts[other.run_id][0] != density or alike[ours.run_id] != alike[other.run_id]:
-                continue
-            theirs = facts[other.run_id][1]
-            shared = [prompt for prompt in scores if prompt in theirs]
-            differences = [scores[prompt] - theirs[prompt] for prompt in shared]
-            prompts = set(values_of(values, ours.run_id, quantity)) | set(values_of(values, other.run_id, quantity))
-            mean = math.fsum(differences) / len(differences) if differences else None
-            half = half_width(differences) if differences else None
-            rows.append(
-                {
-                    "model": ours.model,
-                    "density": density,
-                    "reference": " ".join(filter(None, [reference, knob_text(labels[ours.run_id])])),
-                    "other": " ".join(filter(None, [other.method, knob_text(labels[other.run_id])])),
-                    "prompts": len(differences),
-                    "difference": mean,
-                    "low": None if mean is None or half is None else mean - half,
-                    "high": None if mean is None or half is None else mean + half,
-                    "unpaired": len(prompts) - len(shared),
-                }
-            )
-    table = pd.DataFrame(rows, columns=COLUMNS).astype({"difference": float, "low": float, "high": float})
+    found = list(settings(measurements, runs, quantity, protocol))
+    rows = [
+        _row(ours, other, quantity)
+        for ours in found
+        if ours.method == reference and ours.density is not None
+        for other in found
+        if other.method != reference
+        and (other.density, other.conditions) == (ours.density, ours.conditions)
+        and ours.videos.keys() & other.videos.keys()
+    ]
+    table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_NUMBERS, float) | {"within_noise": "boolean"})
     return table.sort_values(["model", "density", "difference"], ignore_index=True)
 
 
-def values_of(values: Values, run: str, quantity: str) -> list[str]:
-    """Return the prompts of a run that have a row of the quantity, a number or not."""
-    return [value.prompt_id for value in values.select([run], quantity, None) if value.prompt_id is not None]
+def paired_remarks(table: pd.DataFrame, quantity: str) -> list[str]:
+    """Return the sentences that belong below a table of paired differences."""
+    texts = []
+    if table["detectable"].notna().any():
+        texts.append(
+            "Detectable: the smallest true difference that a paired t-test at the level of .05 finds in 80 % of "
+            "samples of as many prompts, spread as these."
+        )
+    if not has_floor(quantity):
+        texts.append(f"Noise floor: none is known of {quantity}, only of qualities.")
+    floors = table[["model", "floor", "floor_backend"]].drop_duplicates()
+    for row in floors.itertuples() if has_floor(quantity) else ():
+        prefix = f"{row.model}: " if floors["model"].nunique() > 1 else ""
+        texts.append(prefix + floor_text([] if pd.isna(row.floor) else [(quantity, row.floor, row.floor_backend)]))
+    if table["within_noise"].any():
+        texts.append(
+            "Within noise: the two are less far apart in their distance from dense than these dense videos are."
+        )
+    return [*texts, *filter(None, [few_prompts_text(table["prompts"])])]
 
 
-def _conditions(values: Values, run: pd.Series) -> dict[str, str]:
-    """Return what must be the same for two runs to be compared."""
-    shared = {name: repr(value) for name, value in run.items() if str(name).startswith(_CONDITIONS)}
-    for name in ("dense_steps", "dense_layers"):
-        shared[name] = repr(sorted({value.value or 0.0 for value in values.select([run["run_id"]], name, None)}))
-    return shared
-
-
-def _facts(values: Values, run: str, quantity: str, protocol: str) -> tuple[float | None, dict[str, float]]:
-    """Return the kept fraction that a run asked for, and the mean over seeds of each prompt."""
-    requested = {value.value for value in values.select([run], "density_requested", None)}
-    density = requested.pop() if len(requested) == 1 else None
-    means = prompt_means(values.select([run], quantity, protocol))
-    return density, {prompt: mean for prompt, mean in means.items() if prompt is not None}
+def _row(ours: Setting, other: Setting, quantity: str) -> dict[str, Any]:
+    both = [(prompt, number, other.videos.get((prompt, seed))) for (prompt, seed), number in ours.videos.items()]
+    pairs = [(prompt, one, two) for prompt, one, two in both if one is not None and two is not None]
+    differences = prompt_means((prompt, one - two) for prompt, one, two in pairs)
+    low, high = interval(differences) or (None, None)
+    floor = ours.floor if ours.floor == other.floor else None
+    is_within = None
+    if floor is not None and pairs:
+        apart = prompt_means((prompt, distance(quantity, one) - distance(quantity, two)) for prompt, one, two in pairs)
+        is_within = abs(math.fsum(apart)) / len(apart) <= floor.distance
+    prompts = {prompt for prompt, _ in ours.videos.keys() | other.videos.keys()}
+    return {
+        "model": ours.model,
+        "density": ours.density,
+        "reference": ours.label,
+        "other": other.label,
+        "prompts": len(differences),
+        "videos": len(pairs),
+        "difference": math.fsum(differences) / len(differences) if differences else None,
+        "low": low,
+        "high": high,
+        "detectable": detectable(differences),
+        "floor": None if floor is None else floor.value,
+        "floor_backend": None if floor is None else floor.backend,
+        "within_noise": is_within,
+        "unpaired": len(prompts) - len(differences),
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -108,27 +130,53 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs_dir", type=Path, help="folder of runs")
     parser.add_argument("--quantity", default="psnr_db", help="what is compared (default: %(default)s)")
     parser.add_argument("--reference", default="svg", help="method that the others are compared with (%(default)s)")
+    parser.add_argument("--output", type=Path, help="the table as a file, too: .csv or .json")
     options = parser.parse_args(arguments)
     try:
+        if options.output is not None and options.output.suffix not in (".csv", ".json"):
+            raise RecordError(f"--output is {options.output}; its name must end in .csv or .json")
         runs = load.runs(options.runs_dir)
         table = paired(load.measurements(options.runs_dir), runs, options.quantity, options.reference)
+        if table.empty:
+            raise RecordError(
+                f"{options.runs_dir} holds no run of --reference {options.reference} beside another method at the "
+                f"same kept fraction, on the same videos, with --quantity {options.quantity}"
+            )
+        if options.output is not None:
+            _save(table, options.output)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if table.empty:
-        print(
-            f"error: {options.runs_dir} holds no run of --reference {options.reference} beside another method at the "
-            f"same kept fraction",
-            file=sys.stderr,
-        )
-        return 2
     print(f"{options.quantity}: {options.reference} minus the other, mean over prompts and its 95 % interval")
     for row in table.itertuples():
-        interval = "too few for an interval" if pd.isna(row.low) else f"[{row.low:+.2f}, {row.high:+.2f}]"
-        mean = "no pair" if pd.isna(row.difference) else f"{row.difference:+.2f} {interval}"
-        left_out = f", {row.unpaired} left out" if row.unpaired else ""
-        print(f"  {row.model} at {row.density:g}: {row.other}: {mean}, {row.prompts} prompts{left_out}")
+        print(f"  {row.model} at {row.density:g}: {row.other}: {_text(row, options.quantity)}")
+    print(*paired_remarks(table, options.quantity), sep="\n")
     return 0
+
+
+def _save(table: pd.DataFrame, output: Path) -> None:
+    text = table.to_csv(index=False) if output.suffix == ".csv" else table.to_json(orient="records", indent=2) + "\n"
+    try:
+        write_whole(output, text)
+    except OSError as error:
+        raise RecordError(f"--output {output} cannot be written: {error.strerror}") from error
+
+
+def difference_texts(row: Any, quantity: str) -> tuple[str, str, str]:
+    """Return a row's difference, its interval and what was detectable as text; a dash where there is none."""
+    signed, plain = form(quantity, is_signed=True)[1], form(quantity)[1]
+    difference = "–" if pd.isna(row.difference) else signed.format(row.difference)
+    if not pd.isna(row.within_noise) and row.within_noise:
+        difference += ", within noise"
+    interval_ = "–" if pd.isna(row.low) else f"{signed.format(row.low)} to {signed.format(row.high)}"
+    return difference, interval_, "–" if pd.isna(row.detectable) else plain.format(row.detectable)
+
+
+def _text(row: Any, quantity: str) -> str:
+    """Return one row's numbers for a terminal."""
+    difference, interval_, least = difference_texts(row, quantity)
+    left_out = f", {row.unpaired} left out" if row.unpaired else ""
+    return f"{difference} ({interval_}), detectable {least}, {counted(row.prompts, 'prompt')}{left_out}"
 
 
 if __name__ == "__main__":

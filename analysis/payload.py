@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.remarks import NOT_MEASURED, floor_number
 from analysis.settings import describe, knob_text
 from analysis.statistics import Values
 from analysis.summary import FORMATS, QUALITY, full_labels, summary
@@ -59,6 +61,7 @@ def payload(measurements: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
             if any(entry["density"][key] is not None for entry in entries)
         ],
         "methods": list(dict.fromkeys(tables[0]["method"])),
+        "noFloor": NOT_MEASURED,
         "prompts": {prompt["prompt_id"]: prompt["text"] for listed in table["prompts"] for prompt in listed},
         "runs": entries,
         "videos": {},
@@ -116,11 +119,24 @@ def _run(run: pd.Series, facts: pd.Series, rows: dict[str, pd.Series], metrics: 
 def _estimate(row: pd.Series, quantity: str) -> dict[str, Any]:
     return {
         "mean": _number(row[quantity]),
-        "half": _number(row[f"{quantity}_ci95"]),
+        "low": _number(row[f"{quantity}_ci_low"]),
+        "high": _number(row[f"{quantity}_ci_high"]),
         "infinite": int(row[f"{quantity}_infinite"]),
         "total": int(row[f"{quantity}_total"]),
         "note": row[f"{quantity}_note"],
+        "noise": row.get(f"{quantity}_noise", ""),
+        "floor": _floor(row, quantity),
     }
+
+
+def _floor(row: pd.Series, quantity: str) -> dict[str, Any] | None:
+    """The noise floor of one number: its text, and its height in a chart where it is finite."""
+    value = row.get(f"{quantity}_floor")
+    if value is None or pd.isna(value):
+        return None
+    backend = row[f"{quantity}_floor_backend"]
+    text = f"{FORMATS[quantity][0]} {floor_number(quantity, value)}, dense on {backend}"
+    return {"text": text, "value": None if math.isinf(value) else _number(value)}
 
 
 def _plain(value: Any, otherwise: int) -> int:

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import load, markup
+from analysis.files import write_whole
 from analysis.payload import embed, payload
 from analysis.settings import listed
 from analysis.summary import full_labels, summary
@@ -94,25 +94,11 @@ def write_report(runs_dir: str | Path, output: str | Path | None = None, max_mb:
     measurements = load.measurements(runs_dir)
     target = Path(output) if output is not None else Path(runs_dir) / "report.html"
     try:
-        _write(target, render(measurements, runs, max_mb))
+        write_whole(target, render(measurements, runs, max_mb))
     except OSError as error:
         raise RecordError(f"--output {target} cannot be written: {error.strerror}") from error
     print_summary(summary(measurements, runs), runs)
     return target
-
-
-def _write(target: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".html")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _template(name: str) -> str:

@@ -30,7 +30,7 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
     """
     table = runs.set_index("run_id", drop=False)
     chosen = [name for name in table if _is_setting(name)]
-    texts = {name: table[name].map(_text) for name in (*chosen, "backend", "dense_backend")}
+    texts = {name: table[name].map(as_text) for name in (*chosen, "backend", "dense_backend")}
     # Dense and sparse runs have different backends by nature, and different knobs: compared within a method.
     own = [name for name in texts if name.startswith(("config.method.", _CODE)) or name not in chosen]
     whole = table["status"] == "complete"
@@ -53,7 +53,7 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
         for run in table.index
     ]
     facts["settings"] = [
-        json.dumps([_text(table.at[run_id, name]) for name in [*_NAMES, *chosen]]) for run_id in table.index
+        json.dumps([as_text(table.at[run_id, name]) for name in [*_NAMES, *chosen]]) for run_id in table.index
     ]
     facts["environment"] = _letters(table)
     return facts
@@ -92,7 +92,7 @@ def machine_text(facts: dict[str, Any]) -> str:
 
 def _letters(table: pd.DataFrame) -> pd.Series:
     columns = _environment_columns(table)
-    lines = [json.dumps([_text(table.at[run, name]) for name in columns]) for run in table.index]
+    lines = [json.dumps([as_text(table.at[run, name]) for name in columns]) for run in table.index]
     texts = pd.Series(lines, table.index)
     order = table["created"].argsort(kind="stable")
     names = {text: _letter(index) for index, text in enumerate(dict.fromkeys(texts.iloc[order]))}
@@ -126,7 +126,8 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return a setting's value as text, equal for equal values, whatever type pandas gave them."""
     return json.dumps(_plain(value), sort_keys=True, default=str) if _is_set(value) else "null"
 
 

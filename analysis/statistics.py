@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from analysis.intervals import interval
+
 # A place finer than a video; what is asked here is about whole videos.
 _FINER = ("step", "layer", "head", "frame")
 
@@ -20,9 +22,10 @@ class Estimate:
     Args:
         mean: Mean over prompts of each one's mean over its seeds, of the values that are numbers; None where there is
             none.
-        half_width: Half of the 95 % interval of the mean, Student's t over prompts; None for fewer than 3 of them.
-            Seeds of one prompt are more alike than videos of two, and would make it look surer than it is.
+        ci_low, ci_high: Ends of the 95 % interval of the mean over prompts (`analysis.intervals`); None for fewer than
+            3 of them. Seeds of one prompt are more alike than videos of two, and would make it look surer than it is.
         low, high: Least and greatest value.
+        prompts: How many prompts are in the mean.
         n: How many values are numbers.
         total: How many videos were asked about.
         infinite: How many were identical to their reference; they are in no mean.
@@ -30,9 +33,11 @@ class Estimate:
     """
 
     mean: float | None = None
-    half_width: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
     low: float | None = None
     high: float | None = None
+    prompts: int = 0
     n: int = 0
     total: int = 0
     infinite: int = 0
@@ -49,6 +54,11 @@ class Value(NamedTuple):
     status: str
     value: float | None
     reason: str | None
+
+    @property
+    def number(self) -> float | None:
+        """The value as a number; None where it is infinite, unavailable or failed."""
+        return None if self.status != "ok" or self.value is None else float(self.value)
 
 
 class Values:
@@ -90,35 +100,25 @@ class Values:
 
 def estimate(values: Sequence[Value]) -> Estimate:
     """Return the mean of the values; an infinite, unavailable or failed one is counted, never averaged."""
-    numbers = [float(value.value) for value in values if value.status == "ok" and value.value is not None]
+    found = [(value.prompt_id, value.number) for value in values]
+    numbers = [(prompt, number) for prompt, number in found if number is not None]
     infinite = sum(value.status == "infinite" for value in values)
     common: dict[str, Any] = {"total": len(values), "infinite": infinite, "note": _note(values, infinite)}
     if not numbers:
         return Estimate(**common)
-    means = list(prompt_means(values).values())
+    means = prompt_means(numbers)
     mean = math.fsum(means) / len(means)
-    return Estimate(mean, half_width(means), min(numbers), max(numbers), len(numbers), **common)
+    low, high = interval(means) or (None, None)
+    every = [number for _, number in numbers]
+    return Estimate(mean, low, high, min(every), max(every), len(means), len(every), **common)
 
 
-def prompt_means(values: Sequence[Value]) -> dict[str | None, float]:
-    """Return the mean over seeds of each prompt that has a value that is a number; that of whole runs under None."""
-    numbers: dict[str | None, list[float]] = {}
-    for value in values:
-        if value.status == "ok" and value.value is not None:
-            numbers.setdefault(value.prompt_id, []).append(float(value.value))
-    return {prompt: math.fsum(found) / len(found) for prompt, found in numbers.items()}
-
-
-def half_width(values: list[float]) -> float | None:
-    """Return half of the 95 % interval of the mean (Student's t); None for fewer than 3 values."""
-    from scipy.special import stdtrit
-
-    n = len(values)
-    if n < 3:
-        return None
-    mean = math.fsum(values) / n
-    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    return float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
+def prompt_means(numbers: Iterable[tuple[str | None, float]]) -> list[float]:
+    """Return the mean of each prompt's numbers, given as (prompt, number), in the order of the prompts' first."""
+    groups: dict[str | None, list[float]] = {}
+    for prompt, number in numbers:
+        groups.setdefault(prompt, []).append(number)
+    return [math.fsum(group) / len(group) for group in groups.values()]
 
 
 def _note(values: Sequence[Value], infinite: int) -> str:

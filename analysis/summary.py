@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.noise import NoiseFloors, mean_distance
 from analysis.settings import describe, knob_text
-from analysis.statistics import Estimate, Values, estimate
+from analysis.statistics import Estimate, Value, Values, estimate
 
 # Column of the table: (quantity, protocol; None for any).
 _FIXED = {
@@ -58,11 +59,13 @@ def summary(
     Returns:
         Columns ``label``, ``model``, ``method``, ``knobs`` (a dict of the settings that differ), ``backend``,
         ``dense_backend``, ``environment``, ``runs`` (ids), ``status``, ``error``, ``videos`` (prompts times seeds);
-        and for each quantity Q: ``Q`` (mean over prompts), ``Q_ci95`` (half of its 95 % interval), ``Q_low``,
-        ``Q_high``, ``Q_n`` (values in the mean), ``Q_total``, ``Q_infinite`` (identical videos), ``Q_note`` (why
-        values are missing). Quantities are densities, speed-ups, times, memory, fallbacks
+        and for each quantity Q: ``Q`` (mean over prompts), ``Q_ci_low``, ``Q_ci_high`` (its 95 % interval), ``Q_low``,
+        ``Q_high``, ``Q_prompts``, ``Q_n`` (values in the mean), ``Q_total``, ``Q_infinite`` (identical videos),
+        ``Q_note`` (why values are missing). Quantities are densities, speed-ups, times, memory, fallbacks
         (sparse calls that ran dense) and quality. Densities are those of
-        the sparse calls, tile by tile unless the name says otherwise.
+        the sparse calls, tile by tile unless the name says otherwise. Qualities have a noise floor, too: ``Q_floor``
+        (infinite where other kernels' videos were identical, missing where none was measured), ``Q_floor_backend``,
+        and ``Q_noise``: ``"within noise"``, ``"noise floor"`` of a run that measured it, else empty.
     """
     facts = describe(runs)
     table = runs.sort_values("created", kind="stable").set_index("run_id", drop=False)
@@ -71,8 +74,9 @@ def summary(
     is_whole = table["status"] == "complete"
     keys = keys.where(is_whole & pooled, table["run_id"])
     values = Values(measurements)
+    floors = NoiseFloors(measurements, runs, values)
     groups = table.groupby(keys, sort=False).groups.values()
-    rows = [_row(table.loc[ids], facts.loc[ids], values, protocol) for ids in groups]
+    rows = [_row(table.loc[ids], facts.loc[ids], values, floors, protocol) for ids in groups]
     return _sorted(pd.DataFrame(rows))
 
 
@@ -106,12 +110,17 @@ def cell(row: pd.Series, quantity: str, *, interval: bool = True) -> str:
     if pd.isna(row[quantity]):
         return row[f"{quantity}_note"]
     text = template.format(row[quantity])
-    if interval and not pd.isna(row[f"{quantity}_ci95"]):
-        text += f" ± {template.format(row[f'{quantity}_ci95']).rstrip('×')}"
-    return text
+    return " ".join(filter(None, [text, interval_text(row, quantity) if interval else ""]))
 
 
-def _row(runs: pd.DataFrame, facts: pd.DataFrame, values: Values, protocol: str) -> dict[str, Any]:
+def interval_text(row: pd.Series, quantity: str) -> str:
+    """Return the 95 % interval of a number of a summary's row as text; empty where there is none, or none to see."""
+    ends = [row[f"{quantity}_ci_low"], row[f"{quantity}_ci_high"]]
+    low, high = ("" if pd.isna(end) else FORMATS[quantity][1].format(end).rstrip("×") for end in ends)
+    return "" if low == high else f"[{low}, {high}]"
+
+
+def _row(runs: pd.DataFrame, facts: pd.DataFrame, values: Values, floors: NoiseFloors, protocol: str) -> dict[str, Any]:
     first, knobs, ids = runs.iloc[0], facts["knobs"].iloc[0], runs["run_id"].tolist()
     row: dict[str, Any] = {
         "label": " ".join(filter(None, [str(first["method"]), knob_text(knobs)])),
@@ -132,20 +141,34 @@ def _row(runs: pd.DataFrame, facts: pd.DataFrame, values: Values, protocol: str)
     if row["fallbacks"]:
         row["density_executed_note"] = f"{row['fallbacks']:g} sparse calls a video ran dense, on average"
     for name in QUALITY:
-        row |= _columns(name, estimate(values.select(ids, name, protocol)))
+        found = values.select(ids, name, protocol)
+        row |= _columns(name, estimate(found)) | _noise(name, first, found, floors, protocol)
     return row
+
+
+def _noise(name: str, run: pd.Series, found: list[Value], floors: NoiseFloors, protocol: str) -> dict[str, Any]:
+    floor, off = floors.of(run, name, protocol), mean_distance(found, name)
+    text = ""
+    if floor is not None and off is not None:
+        if run["run_id"] in floors.runs:
+            text = "noise floor"
+        elif run["method"] != "dense" and off <= floor.distance:
+            text = "within noise"
+    return {
+        f"{name}_floor": None if floor is None else floor.value,
+        f"{name}_floor_backend": None if floor is None else floor.backend,
+        f"{name}_noise": text,
+    }
 
 
 def _columns(name: str, value: Estimate) -> dict[str, Any]:
     fields = asdict(value)
-    return {name: fields.pop("mean"), f"{name}_ci95": fields.pop("half_width")} | {
-        f"{name}_{field}": number for field, number in fields.items()
-    }
+    return {name: fields.pop("mean")} | {f"{name}_{field}": number for field, number in fields.items()}
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
     """Dense first, then method by method as they were made; within one by density, failed runs last."""
-    numbers = [name for name in table if f"{name}_ci95" in table or name.endswith(("_ci95", "_low", "_high"))]
+    numbers = [name for name in table if f"{name}_ci_low" in table or name.endswith(("_low", "_high", "_floor"))]
     table[numbers] = table[numbers].astype(float)
     first_seen = {name: place for place, name in enumerate(dict.fromkeys(table["method"]))}
     place = table["method"].map(lambda name: -1 if name == "dense" else first_seen[name])

@@ -7,14 +7,17 @@ import textwrap
 
 import pandas as pd
 
+from analysis.remarks import remarks
 from analysis.settings import counted, environments, listed, machine_text
-from analysis.summary import FORMATS, QUALITY, cell, full_labels, quality_columns, rounding_by_method, summary
+from analysis.summary import FORMATS, QUALITY, cell, full_labels, interval_text, quality_columns, summary
 
 __all__ = ["print_summary", "summary"]
 
 _GAP = "  "
-# The interval of every number would not fit.
-_INTERVALS = ("speedup", "psnr_db")
+# The interval of every number would not fit: the first of these that do.
+_INTERVALS: tuple[tuple[str, ...], ...] = (("speedup", "psnr_db"), ("psnr_db",), ())
+# Least width of the first column, on which longer labels wrap.
+_LABEL = 24
 
 
 def print_summary(table: pd.DataFrame, runs: pd.DataFrame, width: int | None = None) -> None:
@@ -24,7 +27,6 @@ def print_summary(table: pd.DataFrame, runs: pd.DataFrame, width: int | None = N
 
 
 def _lines(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
-    notes: dict[str, int] = {}
     shown = ["density_executed", "speedup", "denoise_speedup", *quality_columns(table)]
     headings = ["method", *(FORMATS[name][0] for name in shown), "videos"]
     # Beside the other one the word is enough, and a line is short.
@@ -32,37 +34,51 @@ def _lines(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
     twins = table["dense_backend"].unique()
     if len(twins) == 1:
         headings[2] += f" vs {twins[0]}"
+    for intervals in _INTERVALS:
+        notes: dict[str, int] = {}
+        grid = _grid(table, shown, intervals, notes)
+        widths = [
+            max(len(heading), *(len(cells[index]) for _, cells in grid if isinstance(cells, list)), 0)
+            for index, heading in enumerate(headings[1:])
+        ]
+        room = width - sum(widths) - len(_GAP) * len(widths)
+        longest = max(len("method"), *(len(label) for label, _ in grid))
+        if room >= min(longest, _LABEL):
+            break
+    first = min(longest, max(_LABEL, room))
+    lines = [*_header(table, runs, width), "", _line("method", headings[1:], first, widths)]
+    lines.append("─" * len(lines[-1]))
+    for label, texts in grid:
+        lines += _wrapped(label, texts, first, widths)
+    return [*lines, "", *_legend(table, notes, intervals, width)]
+
+
+def _grid(
+    table: pd.DataFrame, shown: list[str], intervals: tuple[str, ...], notes: dict[str, int]
+) -> list[tuple[str, list[str] | str]]:
+    """Return the cells of each row, or its error, beside its label."""
     grid: list[tuple[str, list[str] | str]] = []
     for label, (_, row) in zip(full_labels(table), table.iterrows(), strict=True):
         if row["status"] != "complete":
             grid.append((label, f"{row['status']}: {row['error']}"))
             continue
-        cells = [_short_cell(row, name, notes) for name in shown]
-        if len(twins) > 1 and cells[1]:
+        cells = [_short_cell(row, name, intervals, notes) for name in shown]
+        if table["dense_backend"].nunique() > 1 and cells[1]:
             cells[1] += f" {row['dense_backend']}"
         grid.append((label, [*cells, str(row["videos"])]))
-    widths = [
-        max(len(heading), *(len(cells[index]) for _, cells in grid if isinstance(cells, list)), 0)
-        for index, heading in enumerate(headings[1:])
-    ]
-    longest = max(len("method"), *(len(label) for label, _ in grid))
-    first = min(longest, max(24, width - sum(widths) - len(_GAP) * len(widths)))
-    lines = [*_header(table, runs, width), "", _line("method", headings[1:], first, widths)]
-    lines.append("─" * len(lines[-1]))
-    for label, texts in grid:
-        lines += _wrapped(label, texts, first, widths)
-    return [*lines, "", *_legend(table, notes, width)]
+    return grid
 
 
-def _short_cell(row: pd.Series, name: str, notes: dict[str, int]) -> str:
+def _short_cell(row: pd.Series, name: str, intervals: tuple[str, ...], notes: dict[str, int]) -> str:
     """A cell with the number of a footnote in place of a long note."""
     note = row[f"{name}_note"]
     if pd.isna(row[name]):
         if row[f"{name}_infinite"] == row[f"{name}_total"]:
             return note.replace(" identical", "")
         return f"n/a {_footnote(name, note, notes)}"
-    text = cell(row, name, interval=name in _INTERVALS)
-    return f"{text} {_footnote(name, note, notes)}" if note else text
+    text = cell(row, name, interval=name in intervals)
+    footnotes = [_footnote(name, words, notes) for words in (note, row.get(f"{name}_noise")) if words]
+    return " ".join([text, *footnotes])
 
 
 def _footnote(name: str, note: str, notes: dict[str, int]) -> str:
@@ -97,20 +113,19 @@ def _header(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
     return lines
 
 
-def _legend(table: pd.DataFrame, notes: dict[str, int], width: int) -> list[str]:
+def _legend(table: pd.DataFrame, notes: dict[str, int], intervals: tuple[str, ...], width: int) -> list[str]:
     texts = ["density: share of query-key pairs computed in sparse calls, tile by tile."]
-    off = [f"{method} {value:+.3f}" for method, value in rounding_by_method(table).items()]
-    if off:
-        texts.append(f"Computed less asked for, at most: {', '.join(off)}.")
     if table["denoise_speedup"].notna().any():
         texts.append("speed-up: of the whole generation; denoising: of its steps alone.")
-    if any(table[f"{name}_ci95"].notna().any() for name in _INTERVALS):
-        texts.append("±: half of the 95 % interval of the mean over prompts, seeds averaged first.")
+    if any(interval_text(row, name) for _, row in table.iterrows() for name in intervals):
+        texts.append("[low, high]: 95 % interval of the mean over prompts, seeds averaged first.")
+    elif not intervals:
+        texts.append("No interval fits this width; a wider terminal and the report show them.")
     if any((table[f"{name}_infinite"] > 0).any() for name in QUALITY):
         texts.append("∞: identical to the dense video; in no mean.")
     if table["environment"].nunique() > 1:
         texts.append("Letters: other machines, versions or code; times of two letters do not compare.")
-    lines = textwrap.wrap(" ".join(texts), width)
+    lines = textwrap.wrap(" ".join([*texts, *remarks(table)]), width)
     for note, number in notes.items():
         lines += textwrap.wrap(f"[{number}] {note}", width, subsequent_indent="    ", break_on_hyphens=False)
     return lines

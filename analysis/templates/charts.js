@@ -1,4 +1,5 @@
-// Draws quality and speed-up over density: every run a dot, an interval where there is one, identical videos on top.
+// Draws quality and speed-up over density: every run a dot, an interval where there is one, identical videos on top, and
+// below a quality's chart what its noise floor is.
 const colorOf = (run) => `var(--method-${data.methods.indexOf(run.method) % 10})`;
 
 function ticks(low, high, count) {
@@ -32,7 +33,9 @@ function drawChart(box, metric, options) {
     return box.replaceChildren(title, element("p", { class: "empty" }, silent[0]?.estimate.note || "Nothing was measured."));
   }
   const frame = { left: 52, right: width - 12, top: infinite.length ? 40 : 14, bottom: height - 42 };
-  const edges = known.flatMap(({ estimate: { mean, half } }) => [mean - (half ?? 0), mean + (half ?? 0)]);
+  const floors = metric.versus ? [] : [...new Map(dots.filter((dot) => dot.estimate.floor).map((dot) => [dot.estimate.floor.text, dot.estimate.floor])).values()];
+  const drawn = floors.filter((floor) => floor.value != null);
+  const edges = [...known.flatMap(({ estimate: { mean, low, high } }) => [mean, low ?? mean, high ?? mean]), ...drawn.map((floor) => floor.value)];
   const isLog = options.isLog && Math.min(...edges) > 0;
   const y = scaleOf(edges.length ? edges : [0, 1], isLog, frame.bottom, frame.top);
   const x = scaleOf([0, ...dots.map((dot) => dot.x)], false, frame.left, frame.right);
@@ -51,6 +54,9 @@ function drawChart(box, metric, options) {
     svg.append(element("text", { class: "tick", x: frame.left - 8, y: 20, "text-anchor": "end" }, "∞"));
     svg.append(element("line", { class: "grid dashed", x1: frame.left, x2: frame.right, y1: 16, y2: 16 }));
   }
+  for (const floor of drawn) {
+    svg.append(element("line", { class: "floor", x1: frame.left, x2: frame.right, y1: y.place(floor.value), y2: y.place(floor.value), "data-tip": `Noise floor: ${floor.text}` }));
+  }
   for (const dot of dots) dot.at = [x.place(dot.x), dot.estimate.mean == null ? 16 : y.place(dot.estimate.mean)];
   for (const family of new Set(known.map((dot) => dot.run.family))) {
     const members = known.filter((dot) => dot.run.family === family).sort((a, b) => a.x - b.x);
@@ -58,15 +64,16 @@ function drawChart(box, metric, options) {
   }
   for (const dot of [...known, ...infinite]) svg.append(drawDot(dot, metric, y));
   box.replaceChildren(title, svg);
+  if (!metric.versus) box.append(element("p", { class: "hint" }, floors.length ? `Noise floor, dashed: ${floors.map((floor) => floor.text).join("; ")}.` : data.noFloor));
   if (silent.length) box.append(element("p", { class: "hint" }, `${silent.length} of ${dots.length} runs have no ${metric.name}: ${silent[0].estimate.note}`));
 }
 
 function drawDot({ run, x, at, estimate }, metric, y) {
-  const value = estimate.mean == null ? "∞, identical" : `${number(estimate.mean, metric.digits)}${estimate.half == null ? "" : ` ± ${number(estimate.half, metric.digits)}`}`;
+  const value = estimate.mean == null ? "∞, identical" : `${number(estimate.mean, metric.digits)}${estimate.low == null ? "" : ` [${number(estimate.low, metric.digits)}, ${number(estimate.high, metric.digits)}]`}${estimate.noise ? `, ${estimate.noise}` : ""}`;
   const text = `${run.name}\n${metric.name} ${value} (${estimate.total} video${estimate.total === 1 ? "" : "s"})\ndensity ${number(x, 3)}${metric.versus ? `\nagainst dense ${run.denseBackend}` : ""}`;
   const group = element("g", { class: "dot", tabindex: 0, role: "button", "aria-label": text.replaceAll("\n", ", "), "data-tip": text, "data-run": run.id, style: `color:${colorOf(run)}` });
-  if (estimate.half != null && estimate.mean != null) {
-    group.append(element("line", { x1: at[0], x2: at[0], y1: y.place(estimate.mean - estimate.half), y2: y.place(estimate.mean + estimate.half) }));
+  if (estimate.low != null && estimate.mean != null) {
+    group.append(element("line", { x1: at[0], x2: at[0], y1: y.place(estimate.low), y2: y.place(estimate.high) }));
   }
   group.append(element("circle", { class: "target", cx: at[0], cy: at[1], r: 12 }), element("circle", { cx: at[0], cy: at[1], r: 5.5 }));
   const choose = () => { chooseRun(run.id); $("videos").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" }); };

@@ -54,7 +54,7 @@ def test_a_paired_table_says_what_svg_is_better_by(tmp_path):
     write_run(tmp_path / "runs", "other", "random_blocks", {"a": [28.0], "b": [29.5], "c": [29.5]})
     place = "<!-- paired: runs -->\n<!-- end of paired -->\n"
     filled = documents.fill(place, tmp_path)
-    assert "| 0.25 | random_blocks sparsity=0.25 | +2.00 | +0.76 to +3.24 | 3 |" in filled
+    assert "| 0.25 | random_blocks sparsity=0.25 | +2.00 | +0.76 to +3.24 | 1.63 | 3 |" in filled
     assert documents.fill(filled, tmp_path) == filled
 
 

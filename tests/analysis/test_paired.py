@@ -1,7 +1,9 @@
 """Paired differences between methods."""
 
+import json
 import math
 
+import pandas as pd
 import pytest
 
 from analysis import load
@@ -74,6 +76,43 @@ def test_the_command_prints_a_line_per_method(tmp_path, capsys):
     write(tmp_path, "b", "random_blocks", {f"p{index}": [29.0] for index in range(4)})
     assert main([str(tmp_path)]) == 0
     assert "m at 0.25: random_blocks" in capsys.readouterr().out
+
+
+def test_seeds_that_are_runs_of_their_own_are_pooled_and_paired_by_seed(tmp_path):
+    # The second seed of p1 is missing on one side: its pair is, too.
+    for seed, ours, theirs in ((0, [30.0, 28.0], [27.0, 27.0]), (1, [34.0, 50.0], [29.0, None])):
+        prompts = [f"p{index}" for index in range(2)]
+        write(tmp_path, f"a{seed}", "svg", {p: [v] for p, v in zip(prompts, ours, strict=True)}, seeds=(seed,))
+        write(tmp_path, f"b{seed}", "other", {p: [v] for p, v in zip(prompts, theirs, strict=True)}, seeds=(seed,))
+    [row] = table_of(tmp_path).itertuples()
+    assert (row.prompts, row.videos, row.unpaired) == (2, 3, 0)
+    assert row.difference == ((3.0 + 5.0) / 2 + 1.0) / 2
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_the_table_is_written_with_what_was_detectable(tmp_path, suffix):
+    write(tmp_path, "a", "svg", {"p0": [30.0], "p1": [28.0], "p2": [35.0]})
+    write(tmp_path, "b", "random_blocks", {"p0": [27.0], "p1": [27.0], "p2": [30.0]})
+    file = tmp_path / "out" / f"table{suffix}"
+    assert main([str(tmp_path), "--output", str(file)]) == 0
+    [row] = pd.read_csv(file).to_dict("records") if suffix == ".csv" else json.loads(file.read_text())
+    # 3.26 deviations of 3 prompts, here 2, show with a power of .8.
+    assert row["detectable"] == pytest.approx(2 * 3.26, abs=0.02)
+    assert row["difference"] == 3 and row["low"] < 0 < row["high"] and row["other"] == "random_blocks sparsity=0.25"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("table.txt", "table.txt; its name must end in .csv or .json"), ("a/table.csv", "a/table.csv cannot be written")],
+)
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path, capsys, name, words):
+    write(tmp_path / "runs", "a", "svg", {"p0": [30.0]})
+    write(tmp_path / "runs", "b", "random_blocks", {"p0": [27.0]})
+    (tmp_path / "a").write_text("")
+    assert main([str(tmp_path / "runs"), "--output", str(tmp_path / name)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: --output ") and captured.err.count("\n") == 1
+    assert words in captured.err and not (tmp_path / "table.txt").exists()
 
 
 def test_nothing_to_compare_is_one_line(tmp_path, capsys):

@@ -8,6 +8,7 @@ import pytest
 from analysis import load
 from analysis.report import render
 from tests.analysis import chromium
+from tests.analysis.test_noise import write as write_noise
 from tests.fake_runs import FPS, FRAMES, HEADS, LAYERS, RUNS, STEPS, write_fake_runs
 
 BINARY = chromium.find()
@@ -182,6 +183,20 @@ def test_a_report_without_videos_or_choices_still_opens(browser, tmp_path):
     assert browser.complaints() == []
     assert "No run recorded choices of heads." in browser.evaluate("document.getElementById('heads').textContent")
     assert browser.evaluate("document.querySelectorAll('#speed-chart .dot').length") == len(RUNS)
+
+
+def test_the_quality_chart_draws_the_noise_floor(browser, tmp_path):
+    write_noise(tmp_path, "floor", "dense", {"p0": 40.0})
+    write_noise(tmp_path, "svg", "svg", {"p0": 30.0})
+    file = tmp_path / "noise.html"
+    file.write_text(render(load.measurements(tmp_path), load.runs(tmp_path)), encoding="utf-8")
+    browser.open(file.as_uri(), 1280, 900)
+    floor, svg = (f"document.querySelector('#quality-chart {name}')" for name in (".floor", '[data-run="svg"] .target'))
+    browser.wait_for(f"{floor} !== null")
+    assert float(browser.evaluate(f"{floor}.getAttribute('y1')")) < float(browser.evaluate(f"{svg}.getAttribute('cy')"))
+    text = browser.evaluate("document.getElementById('quality-chart').textContent")
+    assert "Noise floor, dashed: PSNR dB 40.00, dense on flex." in text
+    assert browser.complaints() == []
 
 
 def test_left_out_videos_are_said_to_be_left_out(browser, tmp_path):

@@ -7,7 +7,6 @@ import pytest
 
 from analysis import load
 from analysis.settings import environments
-from analysis.statistics import half_width
 from analysis.table import print_summary, summary
 from svg.results import Measurement, RunWriter
 from tests.fake_runs import FAILED_RUN, PROVENANCE, RUNS, write_fake_runs
@@ -54,12 +53,6 @@ def test_a_row_is_the_mean_over_videos(fake):
     assert row["density_executed_token"] == pytest.approx(0.24875)
 
 
-def test_the_interval_is_students_t_and_needs_three_values():
-    # t(0.975, 4) = 2.776445
-    assert half_width([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2.776445 * math.sqrt(2.5 / 5), rel=1e-6)
-    assert half_width([1.0, 2.0]) is None
-
-
 def test_infinite_values_are_counted_and_never_averaged(tmp_path):
     write(tmp_path, "a", psnr(30.0, "p0"), psnr(None, "p1", status="infinite"), psnr(20.0, "p2"))
     row = table_of(tmp_path).iloc[0]
@@ -99,12 +92,14 @@ def test_the_interval_is_over_prompts_and_not_over_the_seeds_of_one(tmp_path):
     (row,) = table_of(tmp_path).to_dict("records")
     # The prompts' means are 21.5, 25.5 and 29.5: t(0.975, 2) = 4.302653 times 4 over the root of 3.
     assert row["psnr_db"] == 25.5 and row["psnr_db_n"] == 12
-    assert row["psnr_db_ci95"] == pytest.approx(4.302653 * 4 / math.sqrt(3), rel=1e-6)
+    half = 4.302653 * 4 / math.sqrt(3)
+    assert (row["psnr_db_ci_low"], row["psnr_db_ci_high"]) == pytest.approx((25.5 - half, 25.5 + half), rel=1e-6)
+    assert row["psnr_db_prompts"] == 3
 
 
 def test_many_seeds_of_one_prompt_have_no_interval(tmp_path):
     write(tmp_path, "a", *(psnr(20.0 + seed, seed=seed) for seed in range(5)))
-    assert math.isnan(table_of(tmp_path)["psnr_db_ci95"][0])
+    assert math.isnan(table_of(tmp_path)["psnr_db_ci_low"][0])
 
 
 def test_a_prompt_with_more_seeds_counts_no_more_than_another(tmp_path):
@@ -190,7 +185,10 @@ def test_the_printed_table_names_what_a_reader_needs(fake, capsys):
     assert max(map(len, text.splitlines())) <= 120
     assert "speed-up vs sdpa  denoising  " in text and "∞ (2 of 2)" in text
     flat = " ".join(text.split())
-    assert "Computed less asked for, at most: one_pattern +0.030, random_blocks +0.060, svg +0.060." in flat
+    off = "one_pattern +0.0300, random_blocks +0.0600, svg +0.0600"
+    assert f"Density computed less density asked for, at most: {off}." in flat
+    assert "Noise floor: not measured (run experiment=dense_backend)." in flat
+    assert "Over fewer than 8 prompts an interval means little; over fewer than 3 there is none." in flat
     assert "failed: method.sparsity=0.05 is less than" in text
     assert "LPIPS alex: unavailable: backbone weights alexnet-owt-7be5be79.pth not found" in text
     assert "commit 0123456789 with uncommitted changes" in text
@@ -223,3 +221,17 @@ def test_long_names_wrap_and_lose_nothing(tmp_path, capsys):
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     assert name in "".join(line[:60].strip() for line in text.splitlines())
+
+
+def test_intervals_are_shown_as_long_as_they_fit(tmp_path, capsys):
+    place = {"quantity": "speedup", "unit": "1", "seed": 0}
+    faster = [Measurement(value=1.5 + 0.1 * index, prompt_id=f"p{index}", **place) for index in range(3)]
+    write(tmp_path, "a", *(psnr(20.0 + index, f"p{index}") for index in range(3)), *faster)
+    table, runs = table_of(tmp_path), load.runs(tmp_path)
+    print_summary(table, runs, width=120)
+    assert "1.60× [1.35, 1.85]" in (wide := capsys.readouterr().out) and "21.00 [18.52, 23.48]" in wide
+    assert "[low, high]: 95 % interval" in wide
+    print_summary(table, runs, width=85)
+    assert "1.60× " in (narrow := capsys.readouterr().out) and "[1.35" not in narrow and "[18.52" in narrow
+    print_summary(table, runs, width=60)
+    assert "[18.52" not in (narrowest := capsys.readouterr().out) and "No interval fits this width" in narrowest

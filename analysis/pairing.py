@@ -1,0 +1,72 @@
+"""Which settings of a folder of runs may be compared: their videos, pooled over seeds, and what must be the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.noise import NoiseFloor, NoiseFloors
+from analysis.settings import as_text, describe, knob_text
+from analysis.statistics import Values
+
+# What of a run's settings decides the dense video, the seed apart.
+_CONDITIONS = ("model", "config.model.")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The runs that differ in nothing but their seeds.
+
+    Args:
+        model, method: Their names.
+        label: The method and the settings that differ between its runs.
+        density: Kept fraction asked for; None where none was.
+        conditions: What must be the same in two settings that are compared.
+        floor: The noise floor of the quantity that is compared; None where it was not measured.
+        videos: That quantity by prompt and seed; None where it is no number.
+    """
+
+    model: str
+    method: str
+    label: str
+    density: float | None
+    conditions: dict[str, str]
+    floor: NoiseFloor | None
+    videos: dict[tuple[str, int | None], float | None]
+
+
+def settings(measurements: pd.DataFrame, runs: pd.DataFrame, quantity: str, protocol: str) -> Iterator[Setting]:
+    """Yield every setting of the complete runs, with its videos' values of one quantity and protocol."""
+    facts, values = describe(runs), Values(measurements)
+    floors = NoiseFloors(measurements, runs, values)
+    table = runs[runs["status"] == "complete"].sort_values("created", kind="stable").set_index("run_id", drop=False)
+    facts = facts.loc[table.index]
+    letters = facts["environment"] if facts["environment"].nunique() > 1 else None
+    for ids in table.groupby(facts["settings"] + facts["environment"], sort=False).groups.values():
+        run = table.loc[ids[0]]
+        requested = {value.value for value in values.select(ids, "density_requested", None)}
+        letter = "" if letters is None else f"[{letters[ids[0]]}]"
+        label = [run["method"], knob_text(facts.at[ids[0], "knobs"]), letter]
+        yield Setting(
+            model=run["model"],
+            method=run["method"],
+            label=" ".join(filter(None, label)),
+            density=requested.pop() if len(requested) == 1 else None,
+            conditions=_conditions(values, run, list(ids)),
+            floor=floors.of(run, quantity, protocol),
+            videos={
+                (value.prompt_id, value.seed): value.number
+                for value in values.select(ids, quantity, protocol)
+                if value.prompt_id is not None
+            },
+        )
+
+
+def _conditions(values: Values, run: pd.Series, ids: list[str]) -> dict[str, str]:
+    """Return what must be the same for two settings to be compared."""
+    shared = {name: as_text(value) for name, value in run.items() if str(name).startswith(_CONDITIONS)}
+    for name in ("dense_steps", "dense_layers"):
+        shared[name] = repr(sorted({value.value or 0.0 for value in values.select(ids, name, None)}))
+    return shared

@@ -23,7 +23,7 @@ OVERLAYS = {
     "embedded": "a model that comes with the project, and what it is asked for",
     "launcher": "how the runs of a sweep are started",
 }
-_SETTING = re.compile(r"(?P<key>[a-z_]\w*):(?P<value>.*?)(?:  # (?P<words>.*))?")
+_SETTING = re.compile(r"(?P<indent>(?:  )?)(?P<key>[a-z_]\w*):(?P<value>.*?)(?:  # (?P<words>.*))?")
 _WIDTH, _COLUMN = 118, 34
 
 
@@ -37,7 +37,7 @@ def text(command: str, summary: str, conf: Path, config_name: str = "config") ->
         config_name: File in it with the command's settings; they come before those that all commands have.
     """
     without = set(GROUPS) | {"defaults", "hydra"}
-    own = _settings(conf / f"{config_name}.yaml", without)
+    own = _settings(conf / f"{config_name}.yaml", without, is_nested=True)
     parts = [
         f"usage: python -m {command} [-m] [SETTING=VALUE ...]",
         summary,
@@ -65,13 +65,23 @@ def _group(conf: Path, group: str, default: str) -> str:
     return f"{group}=NAME, one of (* where nothing is said):\n" + "\n".join(choices) + "\n" + settings
 
 
-def _settings(file: Path, without: Container[str] = ("_target_", "defaults")) -> dict[str, tuple[str, str]]:
-    """The settings at the top of a file: key to (value, words of its comment)."""
+def _settings(
+    file: Path, without: Container[str] = ("_target_", "defaults"), is_nested: bool = False
+) -> dict[str, tuple[str, str]]:
+    """The settings at the top of a file, and one level below if ``is_nested``: key to (value, words of its comment)."""
     found: dict[str, tuple[str, str]] = {}
+    above = ""
     for line in file.read_text(encoding="utf-8").splitlines():
         match = _SETTING.fullmatch(line)
-        if match and match["key"] not in without:
-            found[match["key"]] = (match["value"].strip(" \"'"), match["words"] or "")
+        if match is None:
+            continue
+        if not match["indent"]:
+            above = match["key"]
+        elif not is_nested:
+            continue
+        key = f"{above}.{match['key']}" if match["indent"] else above
+        if above not in without:
+            found[key] = (match["value"].strip(" \"'"), match["words"] or "")
     return found
 
 

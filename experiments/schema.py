@@ -257,6 +257,56 @@ class StepConfig(Config):
             _at_least("text_tokens", self.text_tokens, 0)
 
 
+@dataclass
+class SelectionConfig:
+    """Which attention calls are captured, and which of their heads; null is all of them."""
+
+    steps: list[int] | None = None
+    layers: list[int] | None = None
+    branches: list[str] | None = None
+    heads: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "layers", "branches", "heads"):
+            chosen = getattr(self, name)
+            if chosen is None:
+                continue
+            if not chosen or len(set(chosen)) != len(chosen):
+                raise ValueError(f"capture.{name} is {chosen}; it must hold at least one, each once, or be null")
+            for index in chosen:
+                if isinstance(index, int):
+                    _at_least(f"capture.{name}", index, 0)
+
+
+@dataclass
+class CaptureConfig(Config):
+    """All settings of experiments.capture."""
+
+    capture: SelectionConfig = field(default_factory=SelectionConfig)
+    captures_dir: str = "captures"
+
+
+@dataclass
+class ReplayConfig(Config):
+    """All settings of experiments.replay."""
+
+    captures: str = MISSING
+    num_rows: int | None = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_rows is not None:
+            _at_least("num_rows", self.num_rows, 1)
+
+
+@dataclass
+class HeadPatternsConfig(Config):
+    """All settings of experiments.head_patterns."""
+
+    run: str | None = None
+    output: str | None = None
+
+
 def register(settings: type[Config] = Config) -> None:
     """Put the schema of a command where Hydra finds it; ``conf/config.yaml`` begins with it."""
     ConfigStore.instance().store(name="schema", node=settings)

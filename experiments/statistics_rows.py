@@ -13,14 +13,20 @@ from svg.receipt import SampledCall
 from svg.results import Measurement
 
 # Which way is better; of where a head looks, neither is.
-HIGHER_IS_BETTER = {"kept_mass": True, "output_error": False, "regret": False, "agreement": True}
+HIGHER_IS_BETTER = {
+    "kept_mass": True,
+    "output_error": False,
+    "relative_l2_error": False,
+    "regret": False,
+    "agreement": True,
+}
 
 
 def statistics_rows(made: Generation, key: Mapping[str, Any]) -> Iterator[Measurement]:
     """Yield what was measured of every head in the sampled calls, what they cover, and what measuring them took."""
     receipt = made.receipt
     for call in receipt.sampled:
-        yield from _call_rows(call, key)
+        yield from sampled_rows(call, key)
     calls = len(receipt.sampled)
     layers, steps = ({getattr(call, name) for call in receipt.sampled} for name in ("layer", "step"))
     fewest = min((call.statistics.num_rows for call in receipt.sampled), default=0)
@@ -31,7 +37,8 @@ def statistics_rows(made: Generation, key: Mapping[str, Any]) -> Iterator[Measur
     yield Measurement(quantity="statistics_s", unit="s", value=seconds, n=calls, higher_is_better=False, **key)
 
 
-def _call_rows(call: SampledCall, key: Mapping[str, Any]) -> Iterator[Measurement]:
+def sampled_rows(call: SampledCall, key: Mapping[str, Any]) -> Iterator[Measurement]:
+    """Yield what was measured of every head in one sampled call."""
     found = call.statistics
     for name, values in found.values.items():
         num_rows = found.num_video_rows if name in OF_VIDEO_ROWS else found.num_rows

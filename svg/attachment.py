@@ -241,7 +241,9 @@ class Attachment:
         # A method is told what the transformer is given, rounding included, as the reference code's thresholds are.
         timesteps = torch.tensor(self._clock.timesteps, dtype=torch.float64).to(dtype).tolist()
         self._schedule = self.method.dense_schedule(num_steps, num_layers, timesteps)
-        self.receipt = Receipt(self._schedule.dense_steps, self._schedule.dense_layers, num_steps, num_layers)
+        self.receipt = Receipt(
+            self._schedule.dense_steps, self._schedule.dense_layers, num_steps, num_layers, timesteps
+        )
 
     def _attend(self, inputs: AttentionInputs, transformer: int, layer: int, num_layers: int) -> torch.Tensor:
         assert self._layout is not None
@@ -277,7 +279,7 @@ class Attachment:
             with self.phases.phase("statistics"):
                 measured = self.statistics.measure(inputs, plan, context)
             self.receipt.sampled.append(
-                SampledCall(context.step, context.layer, context.branch, measured, self._item_branches)
+                SampledCall(context.step, context.layer, context.branch, measured, self._item_branches, transformer)
             )
         if plan.is_reordered:
             with self.phases.phase("reordering"):

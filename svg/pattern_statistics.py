@@ -56,6 +56,7 @@ def head_statistics(
     - ``kept_mass``: on the pairs that the pattern keeps
     - ``output_error``: mean squared error of its output against full attention; a row that keeps less than float32 can
       hold counts as zero output
+    - ``relative_l2_error``: the L2 norm of that error over all rows, over that of full attention's output
 
     And where the palette's patterns have names of their own, so that every head had a choice of them:
 
@@ -87,6 +88,7 @@ def head_statistics(
     tally = {name: torch.zeros(batch, num_heads, device=device) for name in OF_VIDEO_ROWS + OF_ALL_ROWS}
     if candidates is not None:
         tally |= {name: torch.zeros(candidates.shape, device=device) for name in ("kept_mass", "output_error")}
+        tally["output_square"] = torch.zeros(batch, num_heads, device=device)
     positions = torch.arange(layout.seq_len, device=device)
     for start in range(0, num_rows, rows_at_once):
         part = slice(start, start + rows_at_once)
@@ -101,12 +103,15 @@ def head_statistics(
                 for name, total in _masses(probability, own, layout, length).items():
                     tally[name][item, heads] += total
                 if candidates is not None:
-                    kept, error = _losses(probability, value[item, heads], keeps, candidates[:, item, heads])
+                    kept, error, square = _losses(probability, value[item, heads], keeps, candidates[:, item, heads])
                     tally["kept_mass"][:, item, heads] += kept
                     tally["output_error"][:, item, heads] += error
+                    tally["output_square"][item, heads] += square
     num_video_rows = int(is_video.sum())
     values = {name: total / (num_video_rows if name in OF_VIDEO_ROWS else num_rows) for name, total in tally.items()}
-    return HeadStatistics(num_rows, num_video_rows, values | _of_choice(values, plan))
+    if candidates is not None:
+        values |= _of_choice(values, plan)
+    return HeadStatistics(num_rows, num_video_rows, values)
 
 
 def _check_rows(rows: torch.Tensor, query: torch.Tensor, layout: TokenLayout, key_lengths: torch.Tensor | None) -> None:
@@ -171,8 +176,8 @@ def _masses(
 
 def _losses(
     probability: torch.Tensor, value: torch.Tensor, keeps: torch.Tensor, candidates: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return sums over rows of the mass kept and of the squared error, ``(candidates, heads)`` each.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return sums over rows: the mass kept and the squared error, ``(candidates, heads)``, and full attention's square.
 
     Args:
         probability: ``(heads, rows, seq_len)``.
@@ -187,21 +192,24 @@ def _losses(
         weighted = probability * keeps[pattern]
         kept.append(weighted.sum((-1, -2)))
         errors.append((renormalised(weighted, value) - full).square().mean(-1).sum(-1))
-    return torch.stack(kept), torch.stack(errors)
+    return torch.stack(kept), torch.stack(errors), full.square().mean(-1).sum(-1)
 
 
 def _of_choice(values: dict[str, torch.Tensor], plan: AttentionPlan) -> dict[str, torch.Tensor]:
-    """Return what replaces the values of every candidate: those of the pattern that each head takes."""
-    if plan.is_dense:
-        return {}
+    """Return what replaces the values of every candidate: those of the pattern that each head takes.
+
+    Takes ``output_square`` out of ``values``: it is the mean square that relative errors are relative to.
+    """
     kept, errors = values["kept_mass"], values["output_error"]
+    square = values.pop("output_square").clamp(min=torch.finfo(torch.float32).tiny)
     if not has_choice(plan):
-        return {"kept_mass": kept[0], "output_error": errors[0]}
+        return {"kept_mass": kept[0], "output_error": errors[0], "relative_l2_error": (errors[0] / square).sqrt()}
     taken = resident(plan.assignment, errors.device).expand(errors.shape[1:])[None]
     error = errors.gather(0, taken)[0]
     return {
         "kept_mass": kept.gather(0, taken)[0],
         "output_error": error,
+        "relative_l2_error": (error / square).sqrt(),
         "regret": error - errors.amin(0),
         "agreement": (errors.argmin(0) == taken[0]).float(),
     }

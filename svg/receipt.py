@@ -37,13 +37,17 @@ class Call:
 
 @dataclass(frozen=True)
 class SampledCall:
-    """One call that was measured for statistics: where it stands, and what ``Statistics.measure`` returned of it."""
+    """One call that was measured for statistics: where it stands, and what ``Statistics.measure`` returned of it.
+
+    ``transformer`` is which of the pipeline's it belongs to, from 0.
+    """
 
     step: int
     layer: int
     branch: str
     statistics: Any
     item_branches: tuple[str, ...] = ()
+    transformer: int = 0
 
 
 @dataclass
@@ -54,6 +58,8 @@ class Receipt:
     dense_layers: int = 0
     num_steps: int = 0
     num_layers: int = 0
+    # What the transformer is given at each step.
+    timesteps: list[float] = field(default_factory=list)
     # Step, branch and layers of every forward of a transformer.
     forwards: list[tuple[int, str, int]] = field(default_factory=list)
     # The calls that were measured for statistics, in order.

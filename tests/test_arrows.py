@@ -67,6 +67,9 @@ ROOMS = {
     # What heads look at is told from finished tensors and the plan alone.
     "svg.pattern_statistics": Room(PLAN, "torch"),
     "svg.statistics_sample": Room(f"{PLAN} svg.pattern_statistics", "torch"),
+    # Tensors of attention calls, kept; the index alone needs no torch.
+    "svg.captures.index": Room("svg.layout svg.results"),
+    "svg.captures": Room(f"{PLAN} svg.receipt svg.atomic svg.results svg.captures.index", "torch safetensors"),
     # attach joins what it is handed; only `attaching` finds backends and models by name.
     "svg.receipt": Room(PLAN, "torch"),
     "svg.attachment": Room(f"{PLAN} svg.schedule svg.receipt", "torch"),

@@ -98,6 +98,8 @@ def test_a_sparse_call_loses_what_whole_outputs_lose(monkeypatch, layout, sink, 
     kept = (probability * kept_by_head(plan, 1, 8, layout.seq_len)).sum(-1)[:, :, rows].mean(-1)
     assert torch.allclose(found["kept_mass"].double(), kept, rtol=1e-5)
     assert torch.allclose(found["output_error"].double(), taken, rtol=1e-4)
+    relative = (taken / full[:, :, rows].square().mean((-1, -2))).sqrt()
+    assert torch.allclose(found["relative_l2_error"].double(), relative, rtol=1e-4)
     assert torch.allclose(found["regret"].double(), taken - errors.amin(0), rtol=1e-4, atol=1e-7)
     assert torch.equal(found["agreement"].bool(), errors.argmin(0) == plan.assignment)
 

@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments import compare, generate, plan, planning, publish, rows, schema, step_latency
+from experiments import (
+    capture,
+    compare,
+    generate,
+    head_patterns,
+    plan,
+    planning,
+    publish,
+    replay,
+    rows,
+    schema,
+    step_latency,
+)
 from experiments.entry import CONF, typed
 from tests.tiny_pipelines import tiny_wan_pipeline
 
@@ -74,10 +86,13 @@ def call(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
         status = 0
         try:
             commands = {
+                "capture": capture,
                 "compare": compare,
                 "generate": generate,
+                "head_patterns": head_patterns,
                 "plan": plan,
                 "publish": publish,
+                "replay": replay,
                 "step_latency": step_latency,
             }
             commands[command].main()

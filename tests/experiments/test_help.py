@@ -18,7 +18,13 @@ def keys(file):
     return [key for key in OmegaConf.to_container(OmegaConf.load(file)) if key not in ("_target_", "defaults", "hydra")]
 
 
-@pytest.mark.parametrize("command", ["compare", "generate", "plan"])
+def nested(file):
+    """Return the settings below those at the top of a command's own file."""
+    content = OmegaConf.to_container(OmegaConf.load(file))
+    return [f"{key}.{name}" for key in keys(file) if isinstance(content[key], dict) for name in content[key]]
+
+
+@pytest.mark.parametrize("command", ["compare", "generate", "plan", "capture", "replay", "head_patterns"])
 def test_help_shows_every_setting_with_words_and_runs_nothing(call, command):
     status, out, err = call("--help", command=command)
     assert (status, err) == (0, "")
@@ -26,7 +32,8 @@ def test_help_shows_every_setting_with_words_and_runs_nothing(call, command):
     flat = " ".join(out.split())
     shown = {f"{group}.{key}" for group in GROUPS for file in (CONF / group).glob("*.yaml") for key in keys(file)}
     shown |= set(keys(CONF / "config.yaml"))
-    shown |= set(keys(CONF / "plan.yaml")) if command == "plan" else set()
+    own = CONF / f"{command}.yaml"
+    shown |= {*keys(own), *nested(own)} if own.exists() else set()
     for name in shown:
         assert re.search(rf"(?<![\w.]){re.escape(name)}(=\S.*?)? [\w$]", flat), name
     for file in CONF.glob("*/*.yaml"):

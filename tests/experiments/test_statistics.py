@@ -19,7 +19,7 @@ from tests.experiments.conftest import planned
 pytestmark = pytest.mark.slow
 
 MASSES = {"same_frame_mass", "same_position_mass", "first_frame_mass", "text_mass", "entropy"}
-OF_SPARSE = {"kept_mass", "output_error", "regret", "agreement"}
+OF_SPARSE = {"kept_mass", "output_error", "relative_l2_error", "regret", "agreement"}
 PLACE = ["step", "layer", "branch", "head"]
 
 
@@ -42,7 +42,7 @@ def test_a_sparse_run_says_where_its_heads_look_and_what_was_covered(sparse):
     assert set(zip(heads["step"], heads["layer"], strict=True)) == {(1, 1)}
     assert set(heads["branch"]) == {"cond", "uncond"}
     assert set(heads["n"]) == {18}
-    shares = heads[heads["quantity"] != "head_output_error"]["value"]
+    shares = heads[~heads["quantity"].str.endswith("_error")]["value"]
     assert shares.between(0, 1).all()
     covered = rows[rows["quantity"].str.startswith("statistics_")].set_index("quantity")
     assert covered["value"][["statistics_layers", "statistics_steps", "statistics_rows"]].tolist() == [1, 1, 18]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 # Panels of the atlas of heads: a quantity and its title.
 ATLAS = {
     "head_choice": "temporal choices",
+    "head_margin": "margin of the choice",
+    "head_agreement": "agreement with oracle",
+    "head_kept_mass": "mass kept",
+    "head_relative_l2_error": "relative L2 error",
     "head_same_frame_mass": "mass on own frame",
     "head_same_position_mass": "mass on own place",
     "head_first_frame_mass": "mass on first frame",
     "head_text_mass": "mass on text",
     "head_entropy": "entropy",
-    "head_kept_mass": "mass kept",
 }
+# Of these the scale is the same in every atlas; that of the others ends at their greatest value.
+_SHARES = ("head_choice", "head_margin", "head_agreement", "head_kept_mass")
+_PANELS_PER_ROW = 5
 # By Okabe and Ito: told apart by every kind of colour vision.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -84,7 +90,7 @@ def quality_over_density(
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    return _save(figure, output, suffixes)
+    return save(figure, output, suffixes)
 
 
 def head_atlas(
@@ -92,17 +98,20 @@ def head_atlas(
     run_id: str,
     output: str | Path,
     *,
+    across: Literal["head", "step"] = "head",
     suffixes: Iterable[str] = (".png", ".pdf"),
 ) -> list[Path]:
-    """Draw where the heads of one run look, a panel per quantity of ``ATLAS``, layers down and heads across.
+    """Draw what the heads of one run chose and where they look, a panel per quantity of ``ATLAS``, layers down.
 
-    A cell is the mean over steps, branches and videos; one that nothing was measured of is grey. A dense run with
-    ``statistics=all statistics.layers_apart=1`` has the masses of every head, a sparse one its choices.
+    A cell is the mean over branches, videos and, of ``head`` and ``step``, the one that is not drawn; one that nothing
+    was measured of is grey. There is no panel of text where none stands in self-attention. Under ``statistics=every``
+    every call has the masses; else those of a sample are there, and the choices of every sparse call.
 
     Args:
         measurements: From `analysis.load.measurements`.
         run_id: The run.
         output: Path without a suffix.
+        across: Whether heads or steps go from left to right.
         suffixes: File formats.
 
     Returns:
@@ -117,21 +126,28 @@ def head_atlas(
     rows = rows[rows["value"].notna()]
     if rows.empty:
         raise ValueError(f"run_id={run_id}: no run of this name below this folder has a number for {', '.join(ATLAS)}")
-    shown = [name for name in ATLAS if (rows["quantity"] == name).any()]
-    cells = rows.groupby(["quantity", "layer", "head"])["value"].mean()
-    layers, heads = (range(int(rows[name].max()) + 1) for name in ("layer", "head"))
-    figure = Figure(figsize=(2.4 * len(shown) + 0.4, 3.4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        grid = cells[name].unstack("head").reindex(index=layers, columns=heads).to_numpy(float)
-        top = 1.0 if name == "head_choice" else None
+    greatest = rows.groupby("quantity")["value"].max()
+    shown = [name for name in ATLAS if name in greatest and (name != "head_text_mass" or greatest[name] > 0)]
+    cells = rows.groupby(["quantity", "layer", across])["value"].mean()
+    layers, others = (range(int(rows[name].max()) + 1) for name in ("layer", across))
+    columns = min(len(shown), _PANELS_PER_ROW)
+    lines = -(-len(shown) // columns)
+    figure = Figure(figsize=(2.3 * columns + 0.3, 2.7 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes, name in zip(panels, shown, strict=False):
+        grid = cells[name].unstack(across).reindex(index=layers, columns=others).to_numpy(float)
+        top = 1.0 if name in _SHARES else None
         image = axes.imshow(grid, aspect="auto", vmin=0.0, vmax=top, cmap="cividis", interpolation="nearest")
         axes.set_facecolor("0.85")
         axes.set_title(ATLAS[name], fontsize=9)
-        axes.set_xlabel("head")
-        axes.locator_params(integer=True)
+        axes.set_xlabel(across, fontsize=8)
+        axes.set_ylabel("layer", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.locator_params(integer=True, nbins=6)
         figure.colorbar(image, ax=axes, location="bottom", shrink=0.9).ax.tick_params(labelsize=7)
-    figure.axes[0].set_ylabel("layer")
-    return _save(figure, output, suffixes)
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
+    return save(figure, output, suffixes)
 
 
 def _draw_noise_floor(axes: Axes, table: pd.DataFrame, quantity: str) -> None:
@@ -151,7 +167,7 @@ def _draw_noise_floor(axes: Axes, table: pd.DataFrame, quantity: str) -> None:
         axes.set_title("\n".join(dict.fromkeys(words)), fontsize=7, color="0.35", loc="left")
 
 
-def _save(figure: Figure, output: str | Path, suffixes: Iterable[str]) -> list[Path]:
+def save(figure: Figure, output: str | Path, suffixes: Iterable[str]) -> list[Path]:
     """Write a figure in every format and return the files."""
     paths = [Path(f"{output}{suffix}") for suffix in suffixes]
     for path in paths:

@@ -93,8 +93,8 @@ ROOMS = {
     ),
     # Hydra loads it whenever it runs: it hands a sweep to the command without importing anything of ours.
     "hydra_plugins": Room("", "hydra"),
-    # Reads records only.
-    "analysis": Room("svg.results", "numpy scipy pandas pyarrow matplotlib PIL av"),
+    # Reads records and captures only.
+    "analysis": Room("svg.results svg.captures.index", "numpy scipy pandas pyarrow matplotlib PIL av safetensors"),
 }
 
 
@@ -220,7 +220,7 @@ def test_the_table_has_no_circles():
     "names",
     [
         "svg svg.layout svg.schedule svg.results svg.prompts svg.provenance svg.store svg.video svg.quality",
-        "analysis.load analysis.table analysis.figures analysis.report",
+        "analysis.load analysis.table analysis.figures analysis.report analysis.attention_maps",
     ],
 )
 def test_what_needs_no_torch_loads_none(names):

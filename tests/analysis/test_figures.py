@@ -61,16 +61,22 @@ def test_the_atlas_has_a_panel_per_quantity_and_means_over_steps_and_branches(tm
     monkeypatch.setattr(
         matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
     )
-    paths = head_atlas(load.measurements(tmp_path / "runs"), "one", tmp_path / "atlas")
+    rows = load.measurements(tmp_path / "runs")
+    paths = head_atlas(rows, "one", tmp_path / "atlas")
     assert [path.name for path in paths] == ["atlas.png", "atlas.pdf"]
     panels = {axes.get_title(): axes.images[0].get_array() for axes in drawn[0].axes if axes.images}
-    assert list(panels) == ["temporal choices", "entropy"]
+    assert list(panels) == ["temporal choices", "margin of the choice", "entropy"]
     entropy, choices = panels["entropy"], panels["temporal choices"]
     assert entropy.shape == choices.shape == (3, 3)
     assert entropy[2].tolist() == pytest.approx([1 / 2, 1 / 4, 1 / 6])
     # What was not measured is masked, not zero.
     assert entropy.mask[:2].all() and choices.mask.sum() == 8
     assert choices[0, 1] == 1
+    head_atlas(rows, "one", tmp_path / "steps", across="step", suffixes=[".png"])
+    entropy = next(axes.images[0].get_array() for axes in drawn[-1].axes if axes.get_title() == "entropy")
+    assert entropy.shape == (3, 4)
+    assert entropy[2, [0, 3]].tolist() == pytest.approx([(1 + 1 / 2 + 1 / 3) / 6] * 2)
+    assert entropy.mask[2, [1, 2]].all()
 
 
 def test_an_atlas_of_a_run_without_heads_is_refused(fake, tmp_path):

@@ -11,7 +11,8 @@ import pytest
 import torch
 from hydra.errors import HydraException
 
-from analysis import load
+from analysis import load, replays
+from analysis.replays import replay_table
 from experiments import capture_survey, runner
 from experiments.capture_survey import check_room
 from experiments.entry import one_line
@@ -80,6 +81,31 @@ def test_a_replay_decides_and_loses_what_the_generation_did(small, captured, rep
     assert set(found.index.get_level_values("step")) == {1, 2}
     assert found.index.equals(expected.index)
     assert found.to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-4, abs=1e-9)
+
+
+def test_methods_stand_side_by_side_on_the_same_calls(captured, replayed, tmp_path, capsys):
+    folder, _ = captured("capture.steps=[1]", "prompts.texts=[a red circle,a blue square]")
+    methods = "method=svg,one_pattern_spatial,one_pattern_temporal,oracle_choice"
+    replayed(folder, methods, *SPARSE, "method.first_layers_fp=0.5")
+    # Another number of rows is another comparison.
+    replayed(folder, "method=svg", *SPARSE, "method.first_layers_fp=0.5", "num_rows=null")
+    table = replay_table(load.measurements(tmp_path / "replays"), load.runs(tmp_path / "replays"))
+    assert sorted(table["captures"].value_counts()) == [1, 4]
+    assert set(table["prompts"]) == {2} and set(table["captured"]) == {"dense"}
+    # Of two layers one stays dense, in either branch of both prompts.
+    assert set(table["calls"]) == set(table["dense_calls"]) == {4}
+    rows = table[table["captures"].map(table["captures"].value_counts()) == 4].set_index("label")
+    by_name = {label.split()[0]: row for label, row in rows.iterrows()}
+    errors = {name: row["output_error"] for name, row in by_name.items()}
+    # All 18 rows were profiled: the choice is the best of the two patterns for every head.
+    assert by_name["svg"]["regret"] == 0 and by_name["svg"]["agreement"] == 1
+    assert (
+        errors["svg"] == errors["oracle_choice"] <= min(errors["one_pattern_spatial"], errors["one_pattern_temporal"])
+    )
+    assert (rows["plan_s"] > 0).all() and rows["density"].between(0.5, 0.9).all()
+    assert replays.main([str(tmp_path / "replays")]) == 0
+    out = capsys.readouterr().out
+    assert "2 prompts" in out and "4 + 4 dense" in out
 
 
 def test_a_capture_holds_the_chosen_calls_with_all_that_a_plan_needs(captured):

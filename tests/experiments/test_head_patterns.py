@@ -1,0 +1,29 @@
+"""experiments.head_patterns makes the run that its settings name, with the statistics of every call, and draws it."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from analysis import load
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_run_is_made_where_it_is_not_there_and_every_call_of_it_is_in_the_atlas(sparse, call, tmp_path):
+    words = [*sparse, "quality.metrics=[psnr]", "seeds=[0,1]"]
+    status, out, err = call(*words, command="head_patterns")
+    assert (status, err) == (0, "")
+    [drawn] = (tmp_path / "runs" / "head_patterns").iterdir()
+    assert {path.suffix for path in drawn.iterdir()} == {".png", ".pdf", ".csv"}
+    table = pd.read_csv(drawn / "heads.csv")
+    # 2 layers, 2 heads and 2 branches, whose every call has all statistics.
+    assert len(table) == 8
+    columns = ["kept_mass", "agreement", "regret", "entropy", "same_frame_mass", "margin", "over_steps", "over_seeds"]
+    assert table[columns].notna().all(axis=None)
+    rows = load.measurements(tmp_path / "runs")
+    assert (rows[rows["quantity"] == "statistics_steps"][["value", "n"]] == 3).all(axis=None)
+    output = tmp_path / "again"
+    status, out, _ = call(f"run={tmp_path / 'runs' / drawn.name}", f"output={output}", command="head_patterns")
+    assert status == 0 and (output / "heads.png").is_file()
+    assert call(f"run={tmp_path / 'none'}", command="head_patterns")[0] == 2

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ def pooled_map(query: np.ndarray, key: np.ndarray, order: np.ndarray) -> np.ndar
     """
     edges = np.linspace(0, len(order), min(len(order), CELLS) + 1).round().astype(int)
     cells = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         rows = np.unique(np.linspace(start, stop - 1, min(stop - start, ROWS_PER_CELL)).round().astype(int))
         mean = _probability(query[order[rows]], key)[:, order].mean(0)
         cells.append(np.add.reduceat(mean, edges[:-1]) / np.diff(edges))

@@ -1,4 +1,4 @@
-"""The atlas of a run's heads: what they chose, where they look, how stable that is; figures, and a table beside them."""
+"""The atlas of a run's heads: figures of what they chose and where they look, and a table, stability included."""
 
 from __future__ import annotations
 

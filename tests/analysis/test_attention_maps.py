@@ -20,7 +20,7 @@ LAYOUT = TokenLayout(4, 6, num_text_tokens=3, text_position="first")
 
 @pytest.fixture(scope="module")
 def captures(tmp_path_factory) -> Path:
-    """A capture of heads 2, 5 and 7: of neither kind, spatial and temporal; two text tokens, the last key is padding."""
+    """A capture of heads 2, 5 and 7: of neither kind, spatial, and temporal; the last key is padding."""
     folder = tmp_path_factory.mktemp("captures")
     token = torch.arange(LAYOUT.num_video_tokens)
     own = torch.zeros(3, LAYOUT.seq_len, 10)

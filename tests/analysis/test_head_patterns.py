@@ -20,10 +20,9 @@ def test_the_table_holds_each_heads_means_and_the_stability_of_its_choices(folde
     measurements, runs = load.measurements(folder), load.runs(folder)
     table = head_patterns.head_table(measurements, runs, "svg-0.25").set_index(["layer", "head", "branch"])
     own = measurements.query("run_id == 'svg-0.25'")
-    for (layer, head, branch), row in table.iterrows():
-        place = own.query("layer == @layer and head == @head and branch == @branch")
-        assert row["margin"] == pytest.approx(place.query("quantity == 'head_margin'")["value"].mean())
-        assert row["temporal_share"] == pytest.approx(place.query("quantity == 'head_choice'")["value"].mean())
+    means = own.groupby(["quantity", "layer", "head", "branch"])["value"].mean()
+    for column, quantity in (("margin", "head_margin"), ("temporal_share", "head_choice")):
+        assert table[column].tolist() == pytest.approx([means[quantity, *place] for place in table.index])
     assert table[["over_steps", "over_prompts"]].notna().all(axis=None)
 
 

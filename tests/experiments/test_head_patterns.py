@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_run_is_made_where_it_is_not_there_and_every_call_of_it_is_in_the_atlas(sparse, call, tmp_path):
     words = [*sparse, "quality.metrics=[psnr]", "seeds=[0,1]"]
-    status, out, err = call(*words, command="head_patterns")
+    status, _, err = call(*words, command="head_patterns")
     assert (status, err) == (0, "")
     [drawn] = (tmp_path / "runs" / "head_patterns").iterdir()
     assert {path.suffix for path in drawn.iterdir()} == {".png", ".pdf", ".csv"}
@@ -23,7 +23,8 @@ def test_a_run_is_made_where_it_is_not_there_and_every_call_of_it_is_in_the_atla
     assert table[columns].notna().all(axis=None)
     rows = load.measurements(tmp_path / "runs")
     assert (rows[rows["quantity"] == "statistics_steps"][["value", "n"]] == 3).all(axis=None)
-    output = tmp_path / "again"
-    status, out, _ = call(f"run={tmp_path / 'runs' / drawn.name}", f"output={output}", command="head_patterns")
-    assert status == 0 and (output / "heads.png").is_file()
-    assert call(f"run={tmp_path / 'none'}", command="head_patterns")[0] == 2
+
+
+def test_a_run_that_is_not_there_is_refused_and_nothing_is_made(call, tmp_path):
+    assert call(f"run={tmp_path / 'none'}", f"runs_dir={tmp_path / 'runs'}", command="head_patterns")[0] == 2
+    assert list(tmp_path.iterdir()) == []

@@ -59,7 +59,9 @@ def run(plan: Plan) -> Path:
     pipeline = load_pipeline(config.model, plan.folder, plan.device)
     generator = Generator(pipeline, config.model, plan.device)
     generator.check(plan.prompts)
-    surveys = [survey(generator, job.prompt) for job in todo]
+    alike = {generator.shape(job.prompt): job.prompt for job in todo}
+    by_shape = {shape: survey(generator, prompt) for shape, prompt in alike.items()}
+    surveys = [by_shape[generator.shape(job.prompt)] for job in todo]
     surveys[0].check(selection)
     size = sum(found.bytes(selection) for found in surveys)
     print(f"{folder}: {size / GIB:.3g} GiB to write", flush=True)

@@ -20,7 +20,7 @@ from svg.code_hash import code_hash
 from svg.results import RunWriter
 
 # What a replay takes; the rest of a run's settings belongs to the capture.
-SETTINGS = ("captures", "method", "num_rows", "device", "threads", "runs_dir", "run_id", "overwrite")
+SETTINGS = ("captures", "method", "case", "num_rows", "device", "threads", "runs_dir", "run_id", "overwrite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,11 @@ def check(config: ReplayConfig, names: Names) -> ReplayPlan:
     getattr(method, "density_requested", None)
     device = pick_device(config.device)
     settings = {
-        "captures": {"method": first.method, "settings": first.config["capture"], "hashes": _hashes(captures)},
+        "captures": {
+            "method": first.method,
+            "settings": first.config["capture"],
+            "hashes": [capture.checksum for capture in captures],
+        },
         "model": first.config["model"],
         "method": {**fields_of(method), "_target_": config.method["_target_"]},
         "num_rows": config.num_rows,
@@ -107,7 +111,3 @@ def run(plan: ReplayPlan) -> Path:
     calls = sum(len(capture.calls) for capture in plan.captures)
     print(f"{plan.run_id}: {calls} call{'s' if calls > 1 else ''} in {path}", flush=True)
     return path
-
-
-def _hashes(captures: list[Capture]) -> list[str]:
-    return [capture.checksum for capture in captures]

@@ -102,12 +102,12 @@ def appearing(path: Path) -> Iterator[Path]:
         yield partial
         publish(partial, path)
     except LockHeldError as error:
-        raise RecordError(f"{path} is being written by {error.holder}; wait for it") from None
+        raise RecordError(f"capture {path} is being written by {error.holder}; wait for it") from None
     except Exception as error:
         refusal = storage_error(error) or (error if isinstance(error, OSError) else None)
         if refusal is None:
             raise
-        raise RecordError(f"{path} cannot be written: {refusal.strerror or refusal}") from error
+        raise RecordError(f"capture {path} cannot be written: {refusal.strerror or refusal}") from error
     finally:
         if lock.is_held:
             shutil.rmtree(partial, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,9 @@ import torch
 from safetensors.torch import save
 
 from analysis import attention_maps
-from svg.captures.index import Capture, CapturedCall, read_all
+from svg.captures.index import CapturedCall, read_all
 from svg.layout import TokenLayout
+from tests.fake_captures import write_capture
 
 LAYOUT = TokenLayout(4, 6, num_text_tokens=3, text_position="first")
 
@@ -38,12 +38,7 @@ def captures(tmp_path_factory) -> Path:
         key_lengths=[LAYOUT.seq_len - 1],
         item_branches=[],
     )
-    named = {name: {} for name in ("config", "method_defaults", "upstream", "prompt", "provenance")}
-    counts = {"seed": 0, "num_heads": 8, "num_layers": 3, "num_steps": 4, "timesteps": [4.0, 3.0, 2.0, 1.0]}
-    capture = Capture(
-        path=folder, model="m", method="dense", heads=[2, 5, 7], calls=[call], created="", **named, **counts
-    )
-    (folder / "index.json").write_text(json.dumps(capture.content()))
+    write_capture(folder, [call], [2, 5, 7])
     return folder
 
 

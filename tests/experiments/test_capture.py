@@ -208,7 +208,7 @@ def test_a_replay_refuses_what_it_cannot_read_or_use(captured, call, tmp_path):
     refusals = {
         (f"captures={tmp_path / 'none'}",): "cannot be read: No such file or directory",
         (f"captures={folder.parent}",): f"it holds folders of some: {folder}",
-        (f"captures={folder}", "model=tiny_wan"): "model is no setting of a replay, which takes captures, method",
+        (f"captures={folder}", "model=tiny_wan"): "model is no setting of a replay, which takes captures, method, case",
         (f"captures={folder}", "method.sparsity=2"): "sparsity",
         (f"captures={folder}", "num_rows=0"): "num_rows is 0; it must be at least 1",
     }

@@ -1,4 +1,4 @@
-"""A captured call is the one that was planned on: in every family, with padding, branches and what a method remembers."""
+"""A captured call is the one that was planned on, in every family, for a method that remembers earlier steps, too."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_run_is_made_where_it_is_not_there_and_every_call_of_it_is_in_the_atlas(sparse, call, tmp_path):
-    words = [*sparse, "quality.metrics=[psnr]", "seeds=[0,1]"]
+    words = [*sparse, "quality.metrics=[psnr]"]
     status, _, err = call(*words, command="head_patterns")
     assert (status, err) == (0, "")
     [drawn] = (tmp_path / "runs" / "head_patterns").iterdir()
@@ -19,7 +19,7 @@ def test_a_run_is_made_where_it_is_not_there_and_every_call_of_it_is_in_the_atla
     table = pd.read_csv(drawn / "heads.csv")
     # 2 layers, 2 heads and 2 branches, whose every call has all statistics.
     assert len(table) == 8
-    columns = ["kept_mass", "agreement", "regret", "entropy", "same_frame_mass", "margin", "over_steps", "over_seeds"]
+    columns = ["kept_mass", "agreement", "regret", "entropy", "same_frame_mass", "margin", "over_steps"]
     assert table[columns].notna().all(axis=None)
     rows = load.measurements(tmp_path / "runs")
     assert (rows[rows["quantity"] == "statistics_steps"][["value", "n"]] == 3).all(axis=None)

@@ -48,12 +48,13 @@ class Survey:
         """Return how many bytes of tensors a generation's capture holds."""
         steps = self.num_steps if selection.steps is None else len(selection.steps)
         heads = self.num_heads if selection.heads is None else len(selection.heads)
-        return steps * heads * sum(
+        chosen = [
             size
             for (layer, branch), size in self.head_bytes.items()
             if (selection.layers is None or layer in selection.layers)
             and (selection.branches is None or branch in selection.branches)
-        )  # fmt: skip
+        ]
+        return steps * heads * sum(chosen)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def run(plan: Plan) -> Path:
         _Job(prompt, seed, folder / f"{prompt.prompt_id}-s{seed}") for prompt in plan.prompts for seed in config.seeds
     ]
     todo = [job for job in jobs if config.overwrite or not _is_there(job.path)]
-    print(f"{folder}: {len(jobs)} generations, {len(jobs) - len(todo)} already captured", flush=True)
+    many = "s" if len(jobs) > 1 else ""
+    print(f"{folder}: {len(jobs)} generation{many}, {len(jobs) - len(todo)} already captured", flush=True)
     if not todo:
         return folder
     runner.set_threads(config)

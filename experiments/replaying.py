@@ -105,7 +105,7 @@ def run(plan: ReplayPlan) -> Path:
         overrides=plan.names.overrides,
         overwrite=config.overwrite,
     )
-    with writer, torch.inference_mode():
+    with writer, torch.no_grad():
         for capture in plan.captures:
             writer.extend(scores(plan.method, capture, plan.device, config.num_rows))
     calls = sum(len(capture.calls) for capture in plan.captures)

@@ -11,10 +11,11 @@ import svg
 from experiments.replay_scores import joined, scores
 from experiments.rows import head_rows
 from svg.captures.inputs import runs_of_heads
-from svg.captures.recorder import Recorder, Selection, calls_of
+from svg.captures.recorder import Recorder, Selection, appearing, calls_of
 from svg.methods.cached_choice import CachedChoice
 from svg.methods.dense import Dense
 from svg.methods.random_choice import RandomChoice
+from svg.results import RecordError
 from tests.fake_captures import write_capture
 from tests.methods.helpers import context_of, inputs_of, random_tensors
 from tests.tiny_cogvideox import tiny_cogvideox_pipeline
@@ -69,6 +70,22 @@ def test_a_replay_chooses_in_every_family_as_the_generation_did(name, tmp_path):
 def generate_latents(pipeline, settings) -> None:
     pipeline.set_progress_bar_config(disable=True)
     generate(pipeline, **{"output_type": "latent"} | settings)
+
+
+def test_a_capture_appears_whole_or_not_at_all_and_takes_no_other_writers_place(tmp_path):
+    path = tmp_path / "captures" / "p00-s0"
+    with appearing(path) as partial:
+        (partial / "file").write_text("whole")
+        with pytest.raises(RecordError, match=rf"capture {path} is being written by process \d+"), appearing(path):
+            pass
+    assert (path / "file").read_text() == "whole"
+    # What a killed writer left goes when the same is captured again.
+    (path.parent / ".partial-p00-s0-1").mkdir()
+    with pytest.raises(ZeroDivisionError), appearing(path) as partial:
+        (partial / "file").write_text("half")
+        raise ZeroDivisionError
+    assert (path / "file").read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

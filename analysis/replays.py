@@ -9,8 +9,8 @@ import sys
 import pandas as pd
 
 from analysis import load
+from analysis.intervals import interval
 from analysis.settings import describe, knob_text
-from analysis.statistics import half_width
 from svg.results import RecordError
 
 # Column: (heading, quantity, protocol, how a value is written).
@@ -40,8 +40,8 @@ def replay_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame
     Returns:
         Columns ``captures`` (a text that is equal for replays of the same calls), ``model``, ``captured`` (the method
         of the generation), ``label`` (method and knobs), ``run_id``, ``status``, ``error``, ``prompts``, ``calls`` and
-        ``dense_calls``, those of ``COLUMNS``, NaN where nothing was measured, and ``relative_l2_error_ci95``, half of
-        the 95 % interval over prompts, NaN below 3.
+        ``dense_calls``, those of ``COLUMNS``, NaN where nothing was measured, and ``relative_l2_error_ci_low`` and
+        ``relative_l2_error_ci_high``, its 95 % interval over prompts, NaN below 3.
     """
     hashes = runs.get("config.captures.hashes")
     if hashes is None:
@@ -68,7 +68,7 @@ def replay_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame
             means = _means(own, quantity, protocol)
             row[name] = sum(means) / len(means) if means else float("nan")
             if name == "relative_l2_error":
-                row[f"{name}_ci95"] = half_width(means)
+                row[f"{name}_ci_low"], row[f"{name}_ci_high"] = interval(means) or (float("nan"), float("nan"))
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.sort_values(["captures", "relative_l2_error"], kind="stable", ignore_index=True)
@@ -82,8 +82,9 @@ def replay_lines(rows: pd.DataFrame) -> list[str]:
             lines.append([row["label"], f"{row['status']}: {row['error']}"])
             continue
         cells = {name: "–" if pd.isna(row[name]) else form.format(row[name]) for name, (*_, form) in COLUMNS.items()}
-        if not pd.isna(row["relative_l2_error_ci95"]):
-            cells["relative_l2_error"] += " ± {:.4f}".format(row["relative_l2_error_ci95"])
+        if not pd.isna(row["relative_l2_error_ci_low"]):
+            ends = "[{relative_l2_error_ci_low:.4f}, {relative_l2_error_ci_high:.4f}]".format_map(row)
+            cells["relative_l2_error"] += f" {ends}"
         dense = f" + {row['dense_calls']} dense" if row["dense_calls"] else ""
         lines.append([row["label"], *cells.values(), f"{row['calls']}{dense}"])
     widths = [max(len(line[place]) for line in lines if len(line) > 2) for place in range(len(lines[0]))]
@@ -113,7 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("Means over prompts, calls and heads, against full attention on the same inputs; ±: 95 % over prompts.")
+    print(
+        "Means over prompts, calls and heads, against full attention on the same inputs; in brackets 95 % over prompts."
+    )
     for _, rows in table.groupby("captures", sort=False):
         first = rows.iloc[0]
         prompts = rows["prompts"].max()

@@ -8,15 +8,10 @@ import inspect
 import types
 import typing
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import Any, Literal, Union
 
 from svg import backends
 from svg.methods.svg_upstream import SvgUpstream
-
-if TYPE_CHECKING:
-    import torch
-
 
 def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any], upstream: Mapping[str, Any]) -> Any:
     """Return the method that ``conf/method/*.yaml`` describes.
@@ -95,24 +90,6 @@ def dense_backend_modules(name: str, device_type: str) -> list[str]:
     if name == "auto":
         return backends.time_dense_modules(device_type)
     return [type(build_dense_backend(name)).__module__]
-
-
-@lru_cache(maxsize=64)
-def fastest_dense_backend(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Any:
-    """Return the fastest dense backend of this machine, timed once in a process for each shape.
-
-    Args:
-        shape: ``(batch, num_heads, seq_len, head_dim)`` of one call.
-        dtype: Its precision.
-        device: Where it runs.
-
-    Raises:
-        ValueError: If none runs here.
-    """
-    fastest = backends.time_dense(shape, dtype, device)[0]
-    if fastest.latency_ms is None:
-        raise ValueError(f"dense_backend=auto: none runs on {device}: {fastest.reason}")
-    return fastest.backend
 
 
 def check_keys(group: str, given: Mapping[str, Any], known: typing.Iterable[str]) -> None:

@@ -36,7 +36,7 @@ def main(config: Config, names: planning.Names) -> None:
     generator.check(plan.prompts)
     for prompt in plan.prompts:
         truncation.facts(pipeline, model, prompt)
-    dense_backend = runner.pick_dense_backend(config.dense_backend, generator, plan.prompts[0])
+    dense_backend = runner.pick_dense_backend(config, generator, plan.prompts[0]).backend
     with Progress(plan.run_id, len(jobs) * model.num_inference_steps) as bar:
         for prompt, seed, path in jobs:
             made = generator(prompt, seed, plan.method, plan.backend, dense_backend, on_step=bar.step)

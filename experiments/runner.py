@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from experiments import refusals, resuming, rows, tracking, truncation, twins
-from experiments.building import build_dense_backend, fastest_dense_backend
+from experiments.building import build_dense_backend
+from experiments.dense_choice import DenseChoice, choose_fastest
 from experiments.generation import Generation, Generator
 from experiments.loading import load_pipeline
 from experiments.parts import guardrail_facts
@@ -45,7 +46,8 @@ def run(plan: Plan) -> Path:
         pipeline = load_pipeline(model, plan.folder, plan.device)
         generator = Generator(pipeline, model, plan.device)
         generator.check(plan.prompts)
-        dense_backend = pick_dense_backend(config.dense_backend, generator, plan.prompts[0])
+        choice = pick_dense_backend(config, generator, plan.prompts[0])
+    dense_backend = choice.backend
     writer = RunWriter(
         config.runs_dir,
         plan.run_id,
@@ -76,6 +78,7 @@ def run(plan: Plan) -> Path:
             for prompt, seed in jobs:
                 measured = _measure(plan, generator, dense_backend, store, writer, ready(prompt), prompt, seed, bar)
                 writer.extend(measured)
+            writer.extend(choice.rows())
     tracking.publish(config.tracking, path)
     print(f"{plan.run_id}: {len(jobs)} video{'s' if len(jobs) > 1 else ''} in {path}", flush=True)
     return path
@@ -93,12 +96,12 @@ def set_threads(config: Config) -> None:
         torch.set_num_threads(config.threads)
 
 
-def pick_dense_backend(name: str, generator: Generator, prompt: Prompt) -> Any:
-    """Return the dense backend of a name; ``auto`` times those that this machine has, on the model's own shape."""
-    if name != "auto":
-        return build_dense_backend(name)
+def pick_dense_backend(config: Config, generator: Generator, prompt: Prompt) -> DenseChoice:
+    """Return the dense backend that the settings name; ``auto`` is the fastest one on the model's own shape."""
+    if config.dense_backend != "auto":
+        return DenseChoice(build_dense_backend(config.dense_backend))
     shape, dtype = probe(generator, prompt).shape, getattr(torch, generator.model.dtype)
-    return fastest_dense_backend(shape, dtype, generator.device)
+    return choose_fastest(shape, dtype, generator.device, config.cache_dir)
 
 
 def _measure(

@@ -203,6 +203,7 @@ class Config:
     threads: int | None = None
     runs_dir: str = "runs"
     store_dir: str | None = None
+    cache_dir: str | None = None
     run_id: str | None = None
     overwrite: bool = False
     dry_run: bool = False

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from experiments import resuming, step_rows
-from experiments.building import build_dense_backend, fastest_dense_backend
+from experiments.building import build_dense_backend
+from experiments.dense_choice import DenseChoice, choose_fastest
 from experiments.forced_choice import FixedPlans, ForcedChoice, deal
 from experiments.forecasting import size_of
 from experiments.one_step import Step, Timing, build_step
@@ -42,7 +43,8 @@ def run(plan: StepPlan) -> Path:
         return path
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    dense_backend = _dense_backend(plan)
+    choice = _dense_choice(plan)
+    dense_backend = choice.backend
     writer = RunWriter(
         config.runs_dir,
         plan.run_id,
@@ -65,16 +67,18 @@ def run(plan: StepPlan) -> Path:
             # A kernel may end in anything; the other models of a sweep are timed all the same.
             raise ValueError(_failure(plan, error)) from error
         writer.extend(step_rows.rows(found, {"seed": config.seed}))
+        writer.extend(choice.rows({"seed": config.seed}))
     print(f"{plan.run_id}: {step_rows.sentence(found)} in {path}", flush=True)
     return path
 
 
-def _dense_backend(plan: StepPlan) -> Any:
+def _dense_choice(plan: StepPlan) -> DenseChoice:
     """Return the dense backend that is named, or the fastest of this machine for the shape of the model's calls."""
-    if plan.config.dense_backend != "auto":
-        return build_dense_backend(plan.config.dense_backend)
+    config = plan.config
+    if config.dense_backend != "auto":
+        return DenseChoice(build_dense_backend(config.dense_backend))
     try:
-        return fastest_dense_backend(plan.shape, getattr(torch, plan.config.model.dtype), plan.device)
+        return choose_fastest(plan.shape, getattr(torch, config.model.dtype), plan.device, config.cache_dir)
     except RuntimeError as error:
         raise ValueError(_failure(plan, error)) from error
 

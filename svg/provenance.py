@@ -92,11 +92,13 @@ def hardware(device_type: str) -> dict[str, Any]:
         device_type: ``"cpu"`` or ``"cuda"``.
 
     Returns:
-        ``device``, the name of the GPU or the CPU; ``cores`` of a CPU; and ``versions``, the decisive ones.
+        ``device``, the name of the GPU or the CPU; ``driver`` of a GPU, ``cores`` of a CPU; and ``versions``, the
+        decisive ones.
     """
     versions = {name: version for name, version in _versions().items() if name in DECISIVE}
     if device_type == "cuda":
-        return {"device": (_gpu() or {}).get("name"), "versions": versions}
+        gpu = _gpu() or {}
+        return {"device": gpu.get("name"), "driver": gpu.get("driver"), "versions": versions}
     return {"device": _cpu_name(), "cores": _cores(), "versions": versions}
 
 

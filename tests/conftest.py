@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 
@@ -11,6 +12,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["WANDB_MODE"] = "offline"
+# What tests measure of a busy machine is no news to its user.
+_cache = tempfile.TemporaryDirectory(prefix="svg-tests-")
+os.environ["SVG_CACHE_DIR"] = _cache.name
 
 import torch
 

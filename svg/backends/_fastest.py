@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -36,13 +37,15 @@ class DenseTiming:
 
     Args:
         backend: The backend, ready to be handed to ``svg.attach``.
-        latency_ms: Best of the repeats; None where it cannot run here or its output is wrong.
+        latency_ms: Median of the repeats; None where it cannot run here or its output is wrong.
         reason: Why there is no latency; empty where there is one.
+        repeats: Timed calls.
     """
 
     backend: Any
     latency_ms: float | None
     reason: str = ""
+    repeats: int = 0
 
 
 def time_dense(
@@ -83,12 +86,15 @@ def time_dense(
                 timings.append(DenseTiming(backend, None, f"its output is off by {error:.1e}"))
                 continue
             able.append(backend)
-        best = [float("inf")] * len(able)
+        found: list[list[float]] = [[] for _ in able]
         for _ in range(repeats):
-            for index, backend in enumerate(able):
-                best[index] = min(best[index], _latency_ms(backend, query, key, value, plan))
-    fastest_first = sorted(range(len(able)), key=best.__getitem__)
-    return [DenseTiming(able[index], best[index]) for index in fastest_first] + timings
+            for each, backend in zip(found, able, strict=True):
+                each.append(_latency_ms(backend, query, key, value, plan))
+    timed = [
+        DenseTiming(backend, statistics.median(each), repeats=repeats)
+        for backend, each in zip(able, found, strict=True)
+    ]
+    return sorted(timed, key=lambda timing: timing.latency_ms or 0.0) + timings
 
 
 def _in_one_line(failure: Exception) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from importlib import metadata
+from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from svg import backends
-from svg.backends import _dense_kernel
+from svg.backends import _dense_kernel, _reach
 from svg.backends.flash_block_sparse import index_lists
 from svg.plan import AttentionPlan
 from tests.backend_cases import BATCH, CASES, NUM_HEADS, SEQ_LEN, tensors
@@ -27,6 +30,9 @@ class OnGpu:
 
     def is_floating_point(self) -> bool:
         return True
+
+    def element_size(self) -> int:
+        return self.dtype.itemsize
 
 
 @pytest.fixture
@@ -52,6 +58,39 @@ def plan_for(name: str) -> AttentionPlan:
     return attention_plans(128, "tile")["mixed"] if name == "flash_block_sparse" else AttentionPlan.dense()
 
 
+@pytest.mark.parametrize("capability", [(6, 1), (7, 5), (8, 0), (8, 9), (9, 0), (12, 0)])
+def test_every_backend_that_a_refusal_names_takes_the_call_on_that_gpu(capability, gpu):
+    gpu[1](*capability)
+    plans = AttentionPlan.dense(), attention_plans(128, "tile")["mixed"]
+    dtypes = torch.bfloat16, torch.float16, torch.float32, torch.float64
+    for name in backends.names():
+        for plan, dtype, head_dim in product(plans, dtypes, (8, 64, 100, 128, 256, 512)):
+            query = OnGpu(head_dim, dtype)
+            try:
+                backends.get(name).check(query, plan)
+            except ValueError as refusal:
+                named = re.search(r"; use backend=(\w+)(?: or (\w+))?$", str(refusal))
+                assert named, refusal
+                for able in filter(None, named.groups()):
+                    backends.get(able).check(query, plan)
+
+
+def test_without_triton_what_needs_it_names_the_judge(gpu, monkeypatch):
+    monkeypatch.setattr(_reach, "_has_triton", lambda: False)
+    for name in ("triton_block_sparse", "flex"):
+        with pytest.raises(ValueError, match=f"{name} .*needs the package triton, .*; use backend=reference$"):
+            backends.get(name).check(OnGpu(), plan_for("flash_block_sparse"))
+
+
+def test_a_kernel_that_writes_out_every_score_says_that_they_do_not_fit(gpu, monkeypatch):
+    memory = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    backend, plan = backends.get("sdpa", kernel="math"), AttentionPlan.dense()
+    backend.check(OnGpu(), plan)
+    with pytest.raises(ValueError, match=r"sdpa_math .* 631 GiB .* has 80 GiB; use backend=sdpa$"):
+        backend.check(OnGpu(shape=(1, 24, 118_784)), plan)
+
+
 @pytest.mark.parametrize("name", FLASH)
 def test_what_the_machine_lacks_is_named_with_a_backend_that_works(name, gpu):
     versions, set_capability = gpu
@@ -62,7 +101,7 @@ def test_what_the_machine_lacks_is_named_with_a_backend_that_works(name, gpu):
     with pytest.raises(ValueError, match=r"multiple of 8, got 100; use backend="):
         backend.check(OnGpu(head_dim=100), plan)
     set_capability(7, 5)
-    with pytest.raises(ValueError, match=r"this GPU has 7.5; use backend=(sdpa|triton_block_sparse or flex)$"):
+    with pytest.raises(ValueError, match=r"this GPU has 7.5; use backend=(sdpa|reference)$"):
         backend.check(OnGpu(), plan)
     set_capability(9, 0)
     versions.clear()

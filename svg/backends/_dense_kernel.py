@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 
 from svg.backends._per_head import check_fits, check_tensors, key_limits
+from svg.backends._reach import able_sparse
 from svg.plan import AttentionPlan
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -160,4 +161,4 @@ def able_for(query: torch.Tensor, plan: AttentionPlan) -> str:
     """Return what computes a plan where a dense kernel does not."""
     if plan.is_dense:
         return "sdpa"
-    return "flex or reference" if query.is_cuda else "cpu_gather or reference"
+    return able_sparse(query, "")

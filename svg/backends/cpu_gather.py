@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from svg.backends._per_head import check_fits, check_tensors, heads_by_pattern
+from svg.backends._reach import able_sparse
 from svg.backends._threads import run_jobs
 from svg.backends._tile_rows import TileRow, tile_rows
 from svg.block_mask import BlockMask
@@ -47,7 +48,8 @@ class CpuGatherBackend:
         """Raise ``ValueError`` if the tensors are not on the CPU, want gradients or do not fit the plan."""
         check_fits(self.name, query, plan)
         if query.device.type != "cpu":
-            raise ValueError(f"cpu_gather computes on the CPU only, got {query.device}; use backend=flex or reference")
+            able = able_sparse(query, self.name)
+            raise ValueError(f"cpu_gather computes on the CPU only, got {query.device}; use backend={able}")
         if torch.is_grad_enabled() and query.requires_grad:
             raise ValueError("cpu_gather computes no gradients; call it under torch.no_grad() or use backend=reference")
 

@@ -11,12 +11,12 @@ import torch
 
 from svg.backends._dense_kernel import FLASH_ATTENTION_4, check_gpu
 from svg.backends._per_head import check_fits, check_tensors
+from svg.backends._reach import able_sparse
 from svg.backends._tile_states import grid_states, tile_sizes
 from svg.block_mask import FULL, BlockMask
 from svg.placement import resident
 from svg.plan import AttentionPlan
 
-ABLE = "triton_block_sparse or flex"
 LEAST_QUERIES, LEAST_KEYS = 64, 16
 
 
@@ -33,7 +33,7 @@ class FlashBlockSparseBackend:
     def check(self, query: torch.Tensor, plan: AttentionPlan) -> None:
         """Raise ``ValueError`` if this GPU, the dtype or head_dim has no kernel, or the plan more than whole tiles."""
         check_fits(self.name, query, plan)
-        able = ABLE if query.is_cuda else "cpu_gather or reference"
+        able = able_sparse(query, self.name)
         check_gpu(
             self.name, query, able, package=FLASH_ATTENTION_4, capabilities=(9,), most_head_dim=256, head_dim_multiple=8
         )

@@ -19,11 +19,12 @@ from torch.nn.functional import pad
 
 from svg.backends._flex_tiles import mask_mod, palette, tile_lists
 from svg.backends._per_head import check_bands, check_fits, check_tensors
+from svg.backends._reach import FLEX, able_sparse
 from svg.placement import resident, send
 from svg.plan import AttentionPlan
 
 # A CUDA kernel's own tiles divide the mask's; it has none below 16.
-KERNEL_TILE, LEAST_TILE, LEAST_HEAD_DIM = 128, 16, 16
+KERNEL_TILE, LEAST_TILE = 128, 16
 
 # Largest kernel tiles (queries, keys) by bytes per number: wider numbers fill the chip's memory sooner.
 MOST_KERNEL_TILES = {2: (128, 128), 4: (64, 32)}
@@ -53,11 +54,11 @@ class FlexBackend:
     def check(self, query: torch.Tensor, plan: AttentionPlan) -> None:
         """Raise ``ValueError`` if tiles are unequal or too small for a kernel, or if nothing here compiles one."""
         check_fits(self.name, query, plan)
-        able = "reference" if query.is_cuda else "cpu_gather or reference"
+        able = able_sparse(query, self.name)
         if torch.is_grad_enabled() and query.requires_grad:
             raise ValueError("flex computes no gradients here; call it under torch.no_grad() or use backend=reference")
         sizes = _tile_sizes(plan, able)
-        check_bands(self.name, plan, able)
+        check_bands(self.name, plan, "reference" if query.is_cuda else able)
         if not self.compiled:
             return
         if not query.is_cuda:
@@ -67,12 +68,8 @@ class FlexBackend:
                 f"flex on CUDA needs tiles that are multiples of {LEAST_TILE}, got {sizes[0]} queries x {sizes[1]} "
                 f"keys; change method.block_size or use backend={able}"
             )
-        elif query.element_size() not in MOST_KERNEL_TILES:
-            raise ValueError(f"flex on CUDA has no kernel for {query.dtype}; use backend={able}")
-        elif query.shape[-1] < LEAST_HEAD_DIM:
-            raise ValueError(
-                f"flex on CUDA needs head_dim >= {LEAST_HEAD_DIM}, got {query.shape[-1]}; use backend={able}"
-            )
+        elif missing := FLEX.missing(query):
+            raise ValueError(f"{self.name} on CUDA {missing}; use backend={able}")
 
     def __call__(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan

@@ -51,6 +51,8 @@ class SdpaBackend:
         if self.kernel in ("cudnn", "efficient") and not query.is_cuda:
             raise ValueError(f"{self.name} needs CUDA, got {query.device}; use backend={able_for(query, plan)}")
         check_dense(self.name, query, plan)
+        if self.kernel == "math" and query.is_cuda:
+            _check_memory(self.name, query)
 
     def __call__(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
@@ -81,3 +83,15 @@ class SdpaBackend:
                 f"{self.name} does not take {query.dtype} with head_dim {query.shape[-1]} on {query.device}; "
                 f"use backend=sdpa"
             ) from error
+
+
+def _check_memory(name: str, query: torch.Tensor) -> None:
+    """Raise ``ValueError`` if the GPU cannot hold the score of every pair, which the plain kernel writes out."""
+    batch, num_heads, seq_len, _ = query.shape
+    needed = batch * num_heads * seq_len**2 * query.element_size()
+    there = torch.cuda.get_device_properties(query.device).total_memory
+    if needed > there:
+        raise ValueError(
+            f"{name} writes out the score of every pair, {needed / 2**30:.0f} GiB for {num_heads} heads of {seq_len} "
+            f"tokens, and {query.device} has {there / 2**30:.0f} GiB; use backend=sdpa"
+        )

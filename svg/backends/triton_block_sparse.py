@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
 import torch
 
 from svg.backends._per_head import check_bands, check_fits, check_tensors
+from svg.backends._reach import TRITON, able_sparse
 from svg.backends._tile_states import tile_lists
 from svg.placement import resident, send
 from svg.plan import AttentionPlan
 
+# Whose settings the interpreter takes.
 LEAST_CAPABILITY = (8, 0)
-MOST_HEAD_DIM = 256
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -30,29 +29,18 @@ class TritonBlockSparseBackend:
     def check(self, query: torch.Tensor, plan: AttentionPlan) -> None:
         """Raise ``ValueError`` if the device, the dtype or the head_dim has no kernel, or the plan does not fit."""
         check_fits(self.name, query, plan)
-        able = "flex or reference" if query.is_cuda else "cpu_gather or reference"
+        able = able_sparse(query, self.name)
         check_bands(self.name, plan, "reference" if query.is_cuda else able)
         if torch.is_grad_enabled() and query.requires_grad:
             raise ValueError(
                 f"{self.name} computes no gradients; call it under torch.no_grad() or use backend=reference"
             )
-        if query.dtype not in DTYPES:
-            raise ValueError(f"{self.name} has no kernel for {query.dtype}; use backend={able}")
-        if query.shape[-1] > MOST_HEAD_DIM:
-            raise ValueError(
-                f"{self.name} needs head_dim <= {MOST_HEAD_DIM}, got {query.shape[-1]}; use backend={able}"
-            )
-        if importlib.util.find_spec("triton") is None:
-            raise ValueError(f"{self.name} needs the package triton, which is not installed; use backend={able}")
+        if missing := TRITON.missing(query):
+            raise ValueError(f"{self.name} {missing}; use backend={able}")
         if not query.is_cuda and not _is_interpreted():
             raise ValueError(
                 f"{self.name} needs CUDA, or TRITON_INTERPRET=1 in the environment, got {query.device}; "
                 f"use backend={able}"
-            )
-        if query.is_cuda and torch.cuda.get_device_capability(query.device) < LEAST_CAPABILITY:
-            major, minor = torch.cuda.get_device_capability(query.device)
-            raise ValueError(
-                f"{self.name} needs compute capability 8.0 (Ampere), this GPU has {major}.{minor}; use backend={able}"
             )
 
     def __call__(

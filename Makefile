@@ -16,7 +16,14 @@ WORKERS ?= 2
 EMBEDDED := $(patsubst %,assets/tiny_%/model_index.json,wan hunyuan_video cogvideox_i2v)
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q
 
-.PHONY: help setup demo demo-models test test-full test-gpu bench-kernels lint format store-gc clean
+# What the benchmarks measure; with SMOKE=1 a tiny model on a CPU, in seconds, to see that they run.
+BENCH_MODELS ?= hunyuan_video_t2v,wan_t2v_14b,cogvideox1_5_i2v,wan_i2v_14b_720p,cosmos_t2w_14b
+BENCH_VIDEOS ?= cogvideox1_5_i2v
+BENCH_BACKEND ?= flash_block_sparse
+SMALL := experiment=bench_smoke runs_dir=runs/smoke overwrite=true
+bench = $(RUN) -m experiments.$(1) $(if $(SMOKE),$(SMALL) $(3),-m model=$(2) runs_dir=runs/bench $(4))
+
+.PHONY: help setup demo demo-models test test-full test-gpu bench-kernels bench-steps bench-videos claims lint format store-gc clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,7 +60,18 @@ test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU; fails where there 
 	@$(PYTEST) -m gpu
 
 bench-kernels: $(READY)  ## Time our kernels on an NVIDIA GPU, each checked first, into runs/kernels
-	@$(RUN) -m experiments.bench_kernels --overwrite
+	@$(if $(SMOKE),TRITON_INTERPRET=1 )$(RUN) -m experiments.bench_kernels --overwrite $(if $(SMOKE),--size small --dtype float32 --repeats 2 --kernel reorder --runs-dir runs/smoke)
+
+bench-steps: $(READY)  ## Time a step of every BENCH_MODELS at full size, random weights, beside what the GPU allows, into runs/bench
+	@$(call bench,rates,$(BENCH_MODELS))
+	@$(call bench,step_latency,$(BENCH_MODELS),seconds=0,backend=$(BENCH_BACKEND))
+
+bench-videos: $(READY)  ## Time all denoising steps of every BENCH_VIDEOS likewise, beside the time composed of single steps
+	@$(call bench,rates,$(BENCH_VIDEOS))
+	@$(call bench,video_latency,$(BENCH_VIDEOS),seconds=0,backend=$(BENCH_BACKEND))
+
+claims: $(READY)  ## Print what was to be reached beside what the committed rows say; fails for README numbers without a row
+	@$(RUN) -m analysis.claims
 
 lint: $(READY)  ## Check style and types
 	@$(RUN) -m ruff check .

@@ -3,8 +3,9 @@
     python -m analysis.documents README.md [--check]
 
 A table stands between ``<!-- rows: results/demo -->`` and ``<!-- end of rows -->``; the folder is relative to the
-document. In place of ``rows`` (one line per run), ``paired`` says what ``svg`` is better by than the other methods, and
-``steps`` what single denoising steps took. ``--check`` changes nothing and ends with status 1 where a table is not what
+document. In place of ``rows`` (one line per run), ``paired`` says what ``svg`` is better by than the other methods,
+``steps`` what single denoising steps took, and ``claims`` what was to be reached and was, by all folders of runs in the
+one that is named. ``--check`` changes nothing and ends with status 1 where a table is not what
 its rows say.
 """
 
@@ -23,10 +24,11 @@ from analysis.remarks import remarks
 from analysis.settings import environments, machine_text
 from analysis.steps import step_lines, step_runs
 from analysis.summary import FORMATS, cell, full_labels, quality_columns, summary
+from analysis.targets import claims_markdown, read_rows
 from svg.results import RecordError
 
 _TABLE = re.compile(
-    r"(<!-- (?P<kind>rows|paired|steps): (?P<folder>\S+) -->\n).*?(<!-- end of (?P=kind) -->)", re.DOTALL
+    r"(<!-- (?P<kind>rows|paired|steps|claims): (?P<folder>\S+) -->\n).*?(<!-- end of (?P=kind) -->)", re.DOTALL
 )
 
 
@@ -105,6 +107,8 @@ def fill(text: str, root: Path) -> str:
 
     def table(found: re.Match[str]) -> str:
         folder = root / found["folder"]
+        if found["kind"] == "claims":
+            return f"{found[1]}\n{claims_markdown(*read_rows(folder))}\n\n{found[4]}"
         runs = load.runs(folder)
         if runs.empty:
             raise RecordError(f"{folder} holds no runs, and a document takes a table from it")

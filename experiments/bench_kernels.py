@@ -11,16 +11,19 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import svg_kernels
 from experiments.identity import timed_hash
+from experiments.timing_rows import clock_rows, latency_rows
 from svg import provenance
 from svg.code_hash import code_hash
 from svg.cost import latency
+from svg.cost.gpu_clocks import GpuClocks
 from svg.results import Measurement, RecordError, RunWriter
 from svg_kernels.spec import Case, Inputs, Spec, allowed_errors, as_dtype, errors
 
@@ -88,10 +91,12 @@ def _run(arguments: argparse.Namespace) -> None:
         )
         with writer:
             for index, case in enumerate(cases):
-                found = list(
-                    _measure(spec, case, DTYPES[arguments.dtype], device, arguments.repeats, rates, str(index))
-                )
+                with GpuClocks(device) as clocks:
+                    found = list(
+                        _measure(spec, case, DTYPES[arguments.dtype], device, arguments.repeats, rates, str(index))
+                    )
                 writer.extend(found)
+                writer.extend(clock_rows(clocks.samples, {"prompt_id": str(index)}))
                 _say(name, case, found)
 
 
@@ -115,15 +120,21 @@ def _measure(
     if not error <= allowed:
         raise ValueError(f"the kernel is wrong on this machine for {dict(case)}: off by {error:.3g}, not {allowed:.3g}")
     yield Measurement(quantity="greatest_error", unit="1", value=error, prompt_id=prompt, higher_is_better=False)
-    yield from _rows("ours", ours, device, repeats, prompt)
+    found = latency.measure(ours, device, repeats)
+    yield from latency_rows("ours", found, prompt)
+    flops = spec.flops(case)
+    if flops:
+        rate: dict[str, Any] = {"quantity": "kernel_tflops", "unit": "TFLOP/s", "value": flops / found.median / 1e9}
+        yield Measurement(**rate, protocol="ours", prompt_id=prompt, n=found.repeats, higher_is_better=True)
     if spec.has_baseline:
-        yield from _rows("eager", lambda: spec.reference(inputs, None), device, repeats, prompt)
+        eager = latency.measure(lambda: spec.reference(inputs, None), device, repeats)
+        yield from latency_rows("eager", eager, prompt)
     if spec.has_baseline and device.type == "cuda":
         compiled = torch.compile(spec.reference, dynamic=False)
-        yield from _rows("compiled", lambda: compiled(inputs, None), device, repeats, prompt)
+        yield from latency_rows("compiled", latency.measure(lambda: compiled(inputs, None), device, repeats), prompt)
     if rates:
         by_memory = 1e3 * spec.bytes(case, dtype.itemsize) / rates["bytes_s"]
-        by_products = 1e3 * spec.flops(case) / rates["flops_s"]
+        by_products = 1e3 * flops / rates["flops_s"]
         for protocol, value in (("memory_floor", by_memory), ("product_floor", by_products)):
             yield Measurement(
                 quantity="latency_ms",
@@ -145,23 +156,6 @@ def _check(spec: Spec, inputs: Inputs, capability: int) -> tuple[float, float]:
         outputs = tuple(output.index_select(spec.rows_axis, rows) for output in outputs)
     exact = spec.reference(as_dtype(inputs, torch.float64), rows)
     return errors(outputs, exact)[0], allowed_errors(spec.reference(inputs, rows), exact)[0]
-
-
-def _rows(
-    protocol: str, call: Callable[[], object], device: torch.device, repeats: int, prompt: str
-) -> Iterator[Measurement]:
-    found = latency.measure(call, device, repeats)
-    for quantity, value in (("", found.median), ("low_", found.low), ("high_", found.high)):
-        yield Measurement(
-            quantity=f"latency_{quantity}ms",
-            unit="ms",
-            value=value,
-            protocol=protocol,
-            prompt_id=prompt,
-            n=found.repeats,
-            spread=found.spread,
-            higher_is_better=False,
-        )
 
 
 def _rates(device: torch.device) -> dict[str, float]:

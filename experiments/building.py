@@ -13,6 +13,7 @@ from typing import Any, Literal, Union
 from svg import backends
 from svg.methods.svg_upstream import SvgUpstream
 
+
 def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any], upstream: Mapping[str, Any]) -> Any:
     """Return the method that ``conf/method/*.yaml`` describes.
 

@@ -112,7 +112,7 @@ def user_cache_dir() -> Path:
 
 
 def bucket(size: int) -> int:
-    """Return the power of the square root of two that is nearest to a size: sizes that are alike share a measurement."""
+    """Return the nearest power of the square root of two: sizes that are alike share a measurement."""
     return round(2 ** (round(2 * math.log2(size)) / 2))
 
 

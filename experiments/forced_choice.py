@@ -32,19 +32,24 @@ class ForcedChoice:
     """A method whose decision is made, paid for and replaced: under random weights all heads tie.
 
     Args:
-        method: Plans; its dense steps are left out.
+        method: Plans.
         choices: From ``deal``, on the device; None leaves every plan as it is.
         keeps_dense_layers: Whether its dense layers stay dense; False for a model too short to have others.
+        keeps_dense_steps: Whether its dense steps do: for a whole video, not for a sparse step alone.
     """
 
     method: Any
     choices: torch.Tensor | None
     keeps_dense_layers: bool = True
+    keeps_dense_steps: bool = False
     plans: dict[tuple[int, str], AttentionPlan] = field(default_factory=dict)
 
     def dense_schedule(self, num_steps: int, num_layers: int, timesteps: Sequence[float]) -> DenseSchedule:
-        dense_layers = self.method.dense_schedule(num_steps, num_layers, timesteps).dense_layers
-        return DenseSchedule(0, dense_layers if self.keeps_dense_layers else 0)
+        schedule = self.method.dense_schedule(num_steps, num_layers, timesteps)
+        return DenseSchedule(
+            schedule.dense_steps if self.keeps_dense_steps else 0,
+            schedule.dense_layers if self.keeps_dense_layers else 0,
+        )
 
     def plan(self, inputs: AttentionInputs, context: AttentionContext) -> AttentionPlan:
         plan: AttentionPlan = self.method.plan(inputs, context)

@@ -34,13 +34,12 @@ def forecast(config: PlanConfig, names: Any) -> dict[str, Any]:
     """
     gpu = gpu_by_name(config.gpu)
     model = config.model
-    if model.geometry is None or model.transformer is None:
-        lacking = "geometry" if model.geometry is None else "transformer"
-        raise ValueError(f"model.{lacking} is null; experiments.plan needs the sizes that conf/model/*.yaml give")
+    geometry, transformer = sizes_of(model, "experiments.plan")
     method = build_method(config.method, model.method_defaults, model.upstream)
-    layout = layout_of(model, model.geometry, config.text_tokens)
-    transformer = model.transformer
-    schedule = method.dense_schedule(model.num_inference_steps, transformer.num_layers, _timesteps(model, transformer))
+    layout = layout_of(model, geometry, config.text_tokens)
+    schedule = method.dense_schedule(
+        model.num_inference_steps, transformer.num_layers, timesteps_of(model, transformer)
+    )
     size = size_of(model, transformer)
     branches = 2 if transformer.guidance != "embedded" and model.guidance_scale > 1 else 1
     predictions = model.num_inference_steps * branches
@@ -93,6 +92,14 @@ def forecast(config: PlanConfig, names: Any) -> dict[str, Any]:
     return found | ({} if density is not None else {"reason": f"{names.method} decides how much it keeps as it runs"})
 
 
+def sizes_of(model: ModelConfig, command: str) -> tuple[GeometryConfig, TransformerConfig]:
+    """Return how a video becomes tokens and the transformer's sizes; ``ValueError`` where the settings lack either."""
+    if model.geometry is None or model.transformer is None:
+        lacking = "geometry" if model.geometry is None else "transformer"
+        raise ValueError(f"model.{lacking} is null; {command} needs the sizes that conf/model/*.yaml give")
+    return model.geometry, model.transformer
+
+
 def layout_of(model: ModelConfig, geometry: GeometryConfig, text_tokens: int | None) -> TokenLayout:
     """Return the layout of one self-attention sequence.
 
@@ -142,7 +149,7 @@ def grid_of(model: ModelConfig, transformer: TransformerConfig) -> list[float]:
     return timesteps(transformer.timesteps, model.num_inference_steps, shift)
 
 
-def _timesteps(model: ModelConfig, transformer: TransformerConfig) -> list[float]:
+def timesteps_of(model: ModelConfig, transformer: TransformerConfig) -> list[float]:
     """Return what the transformer is given, step by step, in the type in which its pipeline hands it on."""
     grid = grid_of(model, transformer)
     if not transformer.rounds_timesteps:
@@ -162,7 +169,14 @@ def size_of(model: ModelConfig, transformer: TransformerConfig) -> TransformerSi
             raise ValueError("model.max_sequence_length is null; experiments.plan needs it for cross-attention")
         cross_tokens = model.max_sequence_length + transformer.num_image_tokens
     width = transformer.num_heads * transformer.head_dim
-    return TransformerSize(transformer.num_layers, width, transformer.ffn_dim, transformer.cross_dim, cross_tokens)
+    return TransformerSize(
+        num_layers=transformer.num_layers,
+        width=width,
+        ffn_dim=transformer.ffn_dim,
+        cross_dim=transformer.cross_dim,
+        num_cross_tokens=cross_tokens,
+        num_single_layers=transformer.diffusers.get("num_single_layers", 0),
+    )
 
 
 def _density(method: Any, layout: TokenLayout) -> Density | None:

@@ -29,6 +29,8 @@ class Denoiser:
     transformer: Any
     scheduler: SimpleNamespace
     guidance_scale: float
+    # Of a whole loop: the scheduler's own value, before the rounding that a transformer is given.
+    current_timestep: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

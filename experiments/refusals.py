@@ -32,8 +32,8 @@ SETTINGS = (
     "device",
     "threads",
 )
-# The same of experiments.step_latency alone.
-STEP_SETTINGS = ("weights", "steps", "text_tokens", "temporal_share")
+# The same of experiments.step_latency and experiments.video_latency alone.
+STEP_SETTINGS = ("weights", "steps", "text_tokens", "temporal_share", "whole")
 
 
 @contextmanager

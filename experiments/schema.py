@@ -236,6 +236,18 @@ class PlanConfig(Config):
 
 
 @dataclass
+class RatesConfig(Config):
+    """All settings of experiments.rates."""
+
+    text_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.text_tokens is not None:
+            _at_least("text_tokens", self.text_tokens, 0)
+
+
+@dataclass
 class StepConfig(Config):
     """All settings of experiments.step_latency."""
 
@@ -306,6 +318,18 @@ class HeadPatternsConfig(Config):
 
     run: str | None = None
     output: str | None = None
+
+
+@dataclass
+class VideoConfig(StepConfig):
+    """All settings of experiments.video_latency."""
+
+    whole: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "sparse" not in self.steps:
+            raise ValueError(f"steps is {self.steps}; a video has sparse steps: [dense,sparse] or [dense,sparse,fixed]")
 
 
 def register(settings: type[Config] = Config) -> None:

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 
 from experiments.building import build_backend, build_dense_backend, build_method
 from experiments.forced_choice import KINDS
-from experiments.forecasting import layout_of
+from experiments.forecasting import layout_of, sizes_of, timesteps_of
 from experiments.identity import Checked, Names, code_of
 from experiments.planning import fields_of, pick_device
 from experiments.random_steps import family_of
-from experiments.schema import StepConfig
+from experiments.schema import StepConfig, VideoConfig
 from svg.attaching import fastest_operations
 from svg.cost.roofline import gpu_by_name
 from svg.layout import TokenLayout
@@ -28,17 +28,21 @@ class StepPlan(Checked):
         layout: Tokens of a self-attention call.
         shape: ``(batch, num_heads, seq_len, head_dim)`` of one.
         is_forced: Whether heads are dealt out: the method has spatial and temporal ones.
+        num_steps: Of a video: dense ones, sparse ones.
+        is_whole: Whether all of them are run, too.
     """
 
     config: StepConfig
     layout: TokenLayout
     shape: tuple[int, int, int, int]
     is_forced: bool
+    num_steps: tuple[int, int]
+    is_whole: bool
 
     @property
     def title(self) -> str:
         """What a person calls the measurement: that of a run, and what computes the sparse step."""
-        return f"step-{super().title}-{self.backend.name}"
+        return f"{'video' if self.is_whole else 'step'}-{super().title}-{self.backend.name}"
 
 
 def check(config: StepConfig, names: Names) -> StepPlan:
@@ -57,20 +61,19 @@ def check(config: StepConfig, names: Names) -> StepPlan:
     if config.gpu != "auto":
         gpu_by_name(config.gpu)
     model = config.model
-    if model.geometry is None or model.transformer is None:
-        lacking = "geometry" if model.geometry is None else "transformer"
-        raise ValueError(
-            f"model.{lacking} is null; experiments.step_latency needs the sizes that conf/model/*.yaml give"
-        )
+    geometry, sizes = sizes_of(model, "experiments.step_latency")
     family = family_of(model.pipeline)
-    layout = layout_of(model, model.geometry, config.text_tokens)
-    sizes = model.transformer
+    layout = layout_of(model, geometry, config.text_tokens)
     batch = 2 if sizes.guidance == "batched" and model.guidance_scale > 1 else 1
     shape = (batch, sizes.num_heads, layout.seq_len, sizes.head_dim)
     # A method with masks of its own for every head says only how much they keep.
     has_palette = hasattr(method, "patterns") and getattr(method, "shares_masks", True)
     patterns = method.patterns(layout) if has_palette else ()
     is_forced = tuple(pattern.name for pattern in patterns) == KINDS
+    schedule = method.dense_schedule(model.num_inference_steps, sizes.num_layers, timesteps_of(model, sizes))
+    dense_steps = min(schedule.dense_steps, model.num_inference_steps)
+    is_whole = isinstance(config, VideoConfig) and config.whole
+    measured_by = (*MEASURED_BY, *(("experiments.whole_video",) if is_whole else ()))
     without = ("method_defaults", "upstream", "path", "revision")
     settings = {
         "weights": config.weights,
@@ -85,7 +88,7 @@ def check(config: StepConfig, names: Names) -> StepPlan:
         "steps": config.steps,
         "device": device.type,
         "threads": config.threads,
-        "code": code_of(config, method, backend, device.type, *MEASURED_BY, family.__name__),
+        "code": code_of(config, method, backend, device.type, *measured_by, family.__name__),
     }
     return StepPlan(
         config=config,
@@ -97,4 +100,6 @@ def check(config: StepConfig, names: Names) -> StepPlan:
         layout=layout,
         shape=shape,
         is_forced=is_forced,
+        num_steps=(dense_steps, model.num_inference_steps - dense_steps),
+        is_whole=is_whole,
     )

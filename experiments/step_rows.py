@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.floor_rows import PREFIXES, floor_rows, video_rows
 from experiments.generation import PHASES
 from experiments.one_step import Timing
 from experiments.rows import density_rows
+from experiments.timing_rows import clock_rows
+from experiments.whole_video import WholeVideo
 from svg.cost.flops import PETA
 from svg.cost.forecast import TransformerSize
-from svg.cost.roofline import Gpu, gpu_by_name, gpu_of_driver
+from svg.cost.roofline import Gpu, Rates, gpu_by_name, gpu_of_driver
 from svg.cost.verify import CheckedBackend
 from svg.results import Measurement
-
-# Quantities of each kind of step begin with this.
-PREFIXES = {"dense": "dense_", "sparse": "", "fixed": "fixed_"}
-UNITS = {"sm_clock_mhz": "MHz", "memory_clock_mhz": "MHz", "power_w": "W", "temperature_c": "°C"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,10 @@ class Measured:
         checks: The checked backend of ``dense`` and ``sparse`` calls.
         clocks: Samples of the GPU's clocks, power and temperature by quantity.
         gpu: Whose peak the rates are a share of, or why there is none.
+        rates: What this machine reaches at the model's own sizes, or why that is not known.
+        element_size: Bytes of a number.
+        num_steps: Of a video: dense ones, sparse ones.
+        whole: A whole video's loop, where one was run.
     """
 
     timings: dict[str, list[Timing]]
@@ -54,10 +57,18 @@ class Measured:
     checks: dict[str, CheckedBackend]
     clocks: dict[str, list[float]]
     gpu: Gpu | str
+    rates: Rates | str
+    element_size: int
+    num_steps: tuple[int, int]
+    whole: WholeVideo | None = None
 
     def seconds(self, kind: str) -> list[float]:
         """Return the seconds of each repetition."""
         return [timing.step_s for timing in self.timings[kind]]
+
+    def attention_s(self, kind: str) -> float:
+        """Return the median of the seconds in attention."""
+        return statistics.median(_phase_s(timing, "attention") for timing in self.timings[kind])
 
     def flops(self, kind: str) -> tuple[float, float]:
         """Return the operations of a step, (self-attention, everything else), by the tiles that were computed."""
@@ -71,6 +82,7 @@ def rows(found: Measured, key: Mapping[str, Any]) -> Iterator[Measurement]:
     for kind in found.timings:
         yield from _time_rows(found, kind, key)
         yield from _rate_rows(found, kind, key)
+        yield from floor_rows(found, kind, key)
     for kind, check in found.checks.items():
         if check.checked:
             off: dict[str, Any] = {"unit": "1", "n": check.checked, "higher_is_better": False, **key}
@@ -79,17 +91,12 @@ def rows(found: Measured, key: Mapping[str, Any]) -> Iterator[Measurement]:
     if "sparse" in found.timings:
         yield from density_rows(found.timings["sparse"][-1].receipt, found.density_requested, key)
         yield from _comparison_rows(found, key)
+        yield from video_rows(found, key)
     seconds: dict[str, Any] = {"unit": "s", "higher_is_better": False, **key}
     for quantity in ("warmup_s", "compile_s", "build_s"):
         yield Measurement(quantity=quantity, value=getattr(found, quantity), **seconds)
     yield Measurement(quantity="weights_gib", unit="GiB", value=found.weights_gib, **key)
-    for quantity, unit in UNITS.items():
-        samples = found.clocks.get(quantity, [])
-        if samples:
-            yield _median(quantity, unit, samples, key)
-        else:
-            reason = "nvidia-smi has not reported it"
-            yield Measurement(quantity=quantity, unit=unit, value=None, n=0, status="unavailable", reason=reason, **key)
+    yield from clock_rows(found.clocks, key)
 
 
 def sentence(found: Measured) -> str:
@@ -130,7 +137,7 @@ def _rate_rows(found: Measured, kind: str, key: Mapping[str, Any]) -> Iterator[M
     """Yield a step's operations, and the rates reached beside the peak."""
     prefix, (attention, other) = PREFIXES[kind], found.flops(kind)
     step_s = statistics.median(found.seconds(kind))
-    attention_s = statistics.median(_phase_s(timing, "attention") for timing in found.timings[kind])
+    attention_s = found.attention_s(kind)
     counted: dict[str, Any] = {"unit": "PFLOP", "higher_is_better": False, **key}
     yield Measurement(quantity=f"{prefix}step_pflop", value=(attention + other) / PETA, **counted)
     yield Measurement(quantity=f"{prefix}attention_pflop", value=attention / PETA, **counted)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import gc
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments import resuming, step_rows
+from experiments import measured_rates, resuming, step_rows
 from experiments.building import build_dense_backend
 from experiments.dense_choice import DenseChoice, choose_fastest
 from experiments.forced_choice import FixedPlans, ForcedChoice, deal
 from experiments.forecasting import size_of
 from experiments.one_step import Step, Timing, build_step
+from experiments.progress import Progress
 from experiments.step_planning import StepPlan
 from experiments.warmup import compile_seconds
+from experiments.whole_video import WholeVideo, run_video
 from svg import provenance
 from svg.cost.clock import Clock
 from svg.cost.gpu_clocks import GpuClocks
@@ -112,6 +115,7 @@ def _measure(plan: StepPlan, dense_backend: Any) -> step_rows.Measured:
     weights = sum(parameter.nbytes for parameter in step.denoiser.transformer.parameters()) / GIB
     with GpuClocks(plan.device) as clocks:
         timings = _time(plan, step, dense_backend)
+        whole = _run_whole(plan, step, dense_backend) if plan.is_whole else None
     return step_rows.Measured(
         timings=timings,
         size=size_of(model, model.transformer),
@@ -125,6 +129,10 @@ def _measure(plan: StepPlan, dense_backend: Any) -> step_rows.Measured:
         checks=checks,
         clocks=clocks.samples,
         gpu=step_rows.peak_of(plan.config.gpu, plan.device),
+        rates=measured_rates.read(measured_rates.check(replace(plan.config, run_id=None), plan.names)),
+        element_size=getattr(torch, model.dtype).itemsize,
+        num_steps=plan.num_steps,
+        whole=whole,
     )
 
 
@@ -163,15 +171,25 @@ def _time(plan: StepPlan, step: Step, dense_backend: Any) -> dict[str, list[Timi
     return timings
 
 
+def _run_whole(plan: StepPlan, step: Step, dense_backend: Any) -> WholeVideo:
+    """Run all steps of a video, the first ones dense as the method wants it."""
+    method = ForcedChoice(plan.method, _choices(plan), keeps_dense_steps=True)
+    with Progress(plan.run_id, sum(plan.num_steps)) as bar:
+        return run_video(step, method, plan.backend, dense_backend, bar.step)
+
+
+def _choices(plan: StepPlan) -> torch.Tensor | None:
+    """Return which heads are temporal, on the device; None where the method has no such heads."""
+    if not plan.is_forced:
+        return None
+    config, (batch, num_heads, _, _) = plan.config, plan.shape
+    assert config.model.transformer is not None
+    num_layers = config.model.transformer.num_layers
+    return deal(num_layers, batch, num_heads, config.temporal_share, config.seed).to(plan.device)
+
+
 def _methods(plan: StepPlan, keeps_dense_layers: bool = True) -> dict[str, Any]:
     """Return the method of each kind of step; a fixed one repeats the plans of the sparse one that runs before it."""
-    model = plan.config.model
-    assert model.transformer is not None
-    choices = None
-    if plan.is_forced:
-        batch, num_heads, _, _ = plan.shape
-        num_layers, config = model.transformer.num_layers, plan.config
-        choices = deal(num_layers, batch, num_heads, config.temporal_share, config.seed).to(plan.device)
-    sparse = ForcedChoice(plan.method, choices, keeps_dense_layers)
+    sparse = ForcedChoice(plan.method, _choices(plan), keeps_dense_layers)
     every = {"dense": Dense(), "sparse": sparse, "fixed": FixedPlans(sparse)}
     return {name: every[name] for name in plan.config.steps}

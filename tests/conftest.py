@@ -12,15 +12,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["WANDB_MODE"] = "offline"
-# What tests measure of a busy machine is no news to its user.
-_cache = tempfile.TemporaryDirectory(prefix="svg-tests-")
-os.environ["SVG_CACHE_DIR"] = _cache.name
 
 import torch
 
 # Triton reads it when it is imported: without a GPU, our kernels run as Python.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# What tests measure of a busy machine is no news to its user.
+_cache = tempfile.TemporaryDirectory(prefix="svg-tests-")
+os.environ["SVG_CACHE_DIR"] = _cache.name
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -22,9 +22,7 @@ from tests.backend_judge import attention_plans
 
 def test_cpu_gather_refuses_tensors_that_are_not_on_the_cpu():
     query = tensors(torch.float32)[0].to("meta")
-    with pytest.raises(
-        ValueError, match="cpu_gather computes on the CPU only, got meta; use backend=reference"
-    ):
+    with pytest.raises(ValueError, match="cpu_gather computes on the CPU only, got meta; use backend=reference"):
         backends.get("cpu_gather").check(query, CASES["one_band_for_all"]())
 
 

@@ -13,6 +13,28 @@ from svg.plan import HeadPattern
 MIB = 2**20
 
 
+# Tensors of (tokens, width) that a block reads and writes between its matrix products at least, each step one pass:
+# norm and modulation 2, norm and rotation of queries and keys 4, gate and residual 3. Activations and biases cost
+# nothing here: a product can take them on in passing.
+NORM, ROTATION, RESIDUAL = 2, 4, 3
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix product of one forward: ``(rows, inner) @ (inner, columns)``, ``count`` times."""
+
+    name: str
+    rows: int
+    inner: int
+    columns: int
+    count: int
+
+    @property
+    def flops(self) -> float:
+        """Operations of all of them: two for each term."""
+        return 2.0 * self.rows * self.inner * self.columns * self.count
+
+
 @dataclass(frozen=True)
 class TransformerSize:
     """Sizes of a video transformer; one forward has ``num_layers`` self-attention calls.
@@ -23,6 +45,7 @@ class TransformerSize:
         ffn_dim: Width of the feed-forward network's hidden layer.
         cross_dim: Channels of a text token in cross-attention; None where text stands in self-attention.
         num_cross_tokens: Tokens that cross-attention looks at, text and image.
+        num_single_layers: Of the blocks, those whose feed-forward network stands beside attention, after one norm.
     """
 
     num_layers: int
@@ -30,6 +53,7 @@ class TransformerSize:
     ffn_dim: int
     cross_dim: int | None = None
     num_cross_tokens: int = 0
+    num_single_layers: int = 0
 
     def attention_flops(self, seq_len: int) -> float:
         """Return the operations of the self-attention of one dense forward."""
@@ -40,13 +64,38 @@ class TransformerSize:
 
         Embeddings, modulation and the output layer, below one percent together at real sizes, are left out.
         """
-        width = self.width
-        # Query, key, value and output; the feed-forward network's two layers.
-        flops = seq_len * (8.0 * width * width + 4.0 * width * self.ffn_dim)
+        return sum(product.flops for product in self.products(seq_len)) + self.cross_attention_flops(seq_len)
+
+    def products(self, seq_len: int, batch: int = 1) -> list[Product]:
+        """Return the matrix products of one forward of ``batch`` predictions; attention's own are not among them."""
+        rows, width, layers = batch * seq_len, self.width, self.num_layers
+        is_cross = self.cross_dim is not None
+        # Query, key, value and output; of cross-attention the query and the output.
+        found = [
+            Product("projection", rows, width, width, (6 if is_cross else 4) * layers),
+            Product("feed_forward_in", rows, width, self.ffn_dim, layers),
+            Product("feed_forward_out", rows, self.ffn_dim, width, layers),
+        ]
         if self.cross_dim is not None:
-            flops += 4.0 * seq_len * width * width + 4.0 * self.num_cross_tokens * self.cross_dim * width
-            flops += 4.0 * seq_len * self.num_cross_tokens * width
-        return self.num_layers * flops
+            found.append(Product("cross_projection", batch * self.num_cross_tokens, self.cross_dim, width, 2 * layers))
+        return found
+
+    def cross_attention_flops(self, seq_len: int) -> float:
+        """Return the operations of the cross-attention of one forward."""
+        return 4.0 * seq_len * self.num_cross_tokens * self.width * self.num_layers
+
+    def moved_bytes(self, seq_len: int, element_size: int) -> float:
+        """Return the bytes that one forward reads and writes between its matrix products at least."""
+        passes = self.num_layers * (2 * NORM + ROTATION + 2 * RESIDUAL)
+        passes -= self.num_single_layers * (NORM + RESIDUAL)
+        if self.cross_dim is not None:
+            # A norm before it, one of its queries, and the residual.
+            passes += self.num_layers * (2 * NORM + RESIDUAL)
+        return float(passes) * seq_len * self.width * element_size
+
+    def attention_bytes(self, seq_len: int, element_size: int) -> float:
+        """Return the bytes of queries, keys, values and outputs of the self-attention of one forward."""
+        return 4.0 * self.num_layers * seq_len * self.width * element_size
 
 
 def sparse_share(num_steps: int, num_layers: int, dense_steps: int, dense_layers: int) -> float:

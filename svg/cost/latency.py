@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,8 +11,9 @@ import torch
 
 from svg.cost.clock import Clock
 
-# Written before every timed call: larger than any GPU's second-level cache, so that no input is found there.
-FLUSHED_BYTES = 2**28
+# Written before every timed call: larger than any GPU's second-level cache, and than most CPUs' third, so that no input
+# is found there.
+FLUSHED_BYTES = {"cuda": 2**28, "cpu": 2**26}
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Latency:
         high: Their last decile.
         spread: Their standard deviation.
         repeats: How many there were.
+        warmup_s: Seconds of the calls before them, compilation included.
     """
 
     median: float
@@ -31,14 +34,18 @@ class Latency:
     high: float
     spread: float
     repeats: int
+    warmup_s: float
 
 
 def measure(call: Callable[[], object], device: torch.device, repeats: int = 20, warmups: int = 3) -> Latency:
     """Return how long a call takes after ``warmups`` calls, in which it may compile; ``repeats`` is at least 2."""
     clock = Clock(device)
+    begun = time.perf_counter()
     for _ in range(warmups):
         call()
-    flushed = torch.empty(FLUSHED_BYTES if device.type == "cuda" else 0, dtype=torch.int8, device=device)
+    clock.wait()
+    warmup_s = time.perf_counter() - begun
+    flushed = torch.empty(FLUSHED_BYTES[device.type], dtype=torch.int8, device=device)
     marks = []
     for _ in range(repeats):
         flushed.zero_()
@@ -48,4 +55,4 @@ def measure(call: Callable[[], object], device: torch.device, repeats: int = 20,
     clock.wait()
     found = sorted(1000 * clock.seconds(*pair) for pair in marks)
     deciles = statistics.quantiles(found, n=10, method="inclusive")
-    return Latency(statistics.median(found), deciles[0], deciles[-1], statistics.stdev(found), repeats)
+    return Latency(statistics.median(found), deciles[0], deciles[-1], statistics.stdev(found), repeats, warmup_s)

@@ -1,10 +1,13 @@
-"""The least time that given operations take on a named GPU, with where each rate comes from."""
+"""The least time that given operations take: on a named GPU by its maker's rates, on this machine by measured ones."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-TERA = 1e12
+from svg.cost.forecast import Product
+
+GIGA, TERA = 1e9, 1e12
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,53 @@ class Gpu:
         if self.attention_tflops is None or self.gemm_tflops is None:
             return None
         return (attention_flops / self.attention_tflops + other_flops / self.gemm_tflops) / TERA
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least seconds of a piece of work at measured rates: attention, matrix products, and what is moved between."""
+
+    attention_s: float
+    products_s: float
+    moving_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.attention_s + self.products_s + self.moving_s
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine reached, measured.
+
+    Args:
+        products: TFLOP/s of the model's own matrix products, by their name.
+        copy_gb_s: Bytes read and written by a copy, in GB/s.
+    """
+
+    products: Mapping[str, float]
+    copy_gb_s: float
+
+    def attention_s(self, flops: float, moved_bytes: float) -> float:
+        """Return the least seconds of attention: operations at the best product's rate, or bytes at a copy's."""
+        return max(flops / (max(self.products.values()) * TERA), moved_bytes / (self.copy_gb_s * GIGA))
+
+    def floor(
+        self, attention_flops: float, attention_bytes: float, products: Sequence[Product], moved_bytes: float
+    ) -> Floor:
+        """Return the least seconds of some forwards, whose parts do not overlap.
+
+        Args:
+            attention_flops: Operations of attention in the tiles that are computed, cross-attention included.
+            attention_bytes: Bytes of its queries, keys, values and outputs.
+            products: All other matrix products; each at the rate of its name.
+            moved_bytes: Read and written between them.
+        """
+        return Floor(
+            self.attention_s(attention_flops, attention_bytes),
+            sum(product.flops / (self.products[product.name] * TERA) for product in products),
+            moved_bytes / (self.copy_gb_s * GIGA),
+        )
 
 
 GPUS = {

@@ -16,10 +16,12 @@ from experiments import (
     plan,
     planning,
     publish,
+    rates,
     replay,
     rows,
     schema,
     step_latency,
+    video_latency,
 )
 from experiments.entry import CONF, typed
 from tests.tiny_pipelines import tiny_wan_pipeline
@@ -93,7 +95,9 @@ def call(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
                 "plan": plan,
                 "publish": publish,
                 "replay": replay,
+                "rates": rates,
                 "step_latency": step_latency,
+                "video_latency": video_latency,
             }
             commands[command].main()
         except SystemExit as end:

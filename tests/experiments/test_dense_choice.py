@@ -1,4 +1,4 @@
-"""dense_backend=auto: measured once for a machine, its versions and alike calls; what the file cannot give is measured."""
+"""dense_backend=auto: measured once for a machine, its versions and calls that are alike, and kept on disk."""
 
 from __future__ import annotations
 

@@ -240,6 +240,9 @@ def test_deciding_that_is_lost_in_how_steps_vary_has_no_seconds_but_a_share(tiny
         checks={},
         clocks={"sm_clock_mhz": [1980.0, 1700.0, 1755.0]},
         gpu="no peak rate is known of a CPU",
+        rates="nothing was measured",
+        element_size=4,
+        num_steps=(1, 3),
     )
     rows = {row.quantity: row for row in step_rows.rows(found, {"seed": 0})}
     assert rows["deciding_s"].status == status

@@ -1,0 +1,122 @@
+"""Steps and videos measured, against the least that the machine's own measured rates allow: a table and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures import save
+from analysis.steps import step_runs
+
+PARTS = {"attention": "attention", "products": "matrix products", "moving": "moving"}
+PHASES = {"attention": "attention", "profiling": "profiling", "reordering": "reordering", "rest": "the rest"}
+# Prefix of the quantities: the kind of step.
+KINDS = {"dense_": "dense", "": "sparse"}
+_COLORS = {
+    "attention": "#0072B2", "products": "#009E73", "moving": "#E69F00",
+    "profiling": "#CC79A7", "reordering": "#56B4E9", "rest": "#999999",
+}  # fmt: skip
+
+
+def roofline_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each kind of step of each run that has a floor at measured rates.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+
+    Returns:
+        Columns ``model``, ``backend`` (the dense one's of a dense step), ``gpu`` (or the CPU), ``kind``, ``step_s``,
+        ``floor_s``, ``share`` (of the step's time that its floor is), ``attention_share``, ``video_s`` (whole where it
+        was run, else composed), ``video_floor_s`` (predicted from its operations), ``floor_P`` for the parts of the
+        floor and ``phase_P`` for the phases of the step; times in seconds.
+    """
+    chosen = step_runs(runs)
+    chosen = chosen[chosen["status"] == "complete"].sort_values(["model", "backend", "created"], kind="stable")
+    whole = measurements[measurements["step"].isna() & measurements["value"].notna()]
+    values = whole.set_index([whole["run_id"], whole["quantity"], whole["protocol"].fillna("")])["value"].to_dict()
+    rows = []
+    for run in chosen.to_dict("records"):
+        for prefix, kind in KINDS.items():
+            place = {name: (run["run_id"], f"{prefix}{name}") for name in ("measured_floor_s", "phase_s", "video_s")}
+            if (*place["measured_floor_s"], "") not in values:
+                continue
+            row = {
+                "model": run["model"],
+                "backend": run["dense_backend"] if prefix else run["backend"],
+                "gpu": _machine(run),
+                "kind": kind,
+                "step_s": values[run["run_id"], f"{prefix}step_s", ""],
+                "floor_s": values[*place["measured_floor_s"], ""],
+                "share": values[run["run_id"], f"{prefix}measured_floor_share", ""],
+                "attention_share": values[run["run_id"], f"{prefix}measured_floor_share", "attention"],
+                "video_s": values.get((*place["video_s"], "whole"), values.get((*place["video_s"], "composed"))),
+                "video_floor_s": values.get((run["run_id"], f"{prefix}video_floor_s", "")),
+            }
+            row |= {f"floor_{part}": values[*place["measured_floor_s"], part] for part in PARTS}
+            row |= {f"phase_{phase}": values[*place["phase_s"], phase] for phase in PHASES}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def measured_against_floor(
+    measurements: pd.DataFrame,
+    runs: pd.DataFrame,
+    output: str | Path,
+    *,
+    suffixes: Iterable[str] = (".png", ".pdf"),
+) -> list[Path]:
+    """Draw every step as a bar of its phases, and its floor at measured rates as a bar below, and write the figure.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+        output: Path without a suffix.
+        suffixes: File formats.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: If no step below the folder has a floor at measured rates.
+    """
+    from matplotlib.figure import Figure
+
+    table = roofline_table(measurements, runs)
+    if table.empty:
+        raise ValueError(
+            "no step below this folder has a floor at measured rates; run experiments.rates and then "
+            "experiments.step_latency into one runs_dir"
+        )
+    figure = Figure(figsize=(6.4, 1.0 + 0.62 * len(table)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(table.to_dict("records")):
+        _stack(axes, place - 0.19, {name: row[f"phase_{name}"] for name in PHASES}, 1.0)
+        _stack(axes, place + 0.19, {name: row[f"floor_{name}"] for name in PARTS}, 0.55)
+        axes.text(max(row["step_s"], row["floor_s"]), place, f"  {row['share']:.0%}", va="center", fontsize=8)
+    labels = [f"{row['model']} {row['kind']}\n{row['backend']}, {row['gpu']}" for row in table.to_dict("records")]
+    axes.set_yticks(range(len(table)), labels, fontsize=7)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds of a denoising step: measured (dark), its floor at measured rates (light)")
+    axes.spines[["top", "right"]].set_visible(False)
+    names = PHASES | PARTS
+    handles = [axes.barh(0, 0, color=_COLORS[name], label=words) for name, words in names.items()]
+    axes.legend(handles=handles, frameon=False, fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    return save(figure, output, suffixes)
+
+
+def _stack(axes: object, place: float, parts: dict[str, float], alpha: float) -> None:
+    """Draw parts one after the other as one bar."""
+    left = 0.0
+    for name, value in parts.items():
+        axes.barh(place, value, 0.34, left=left, color=_COLORS[name], alpha=alpha)  # type: ignore[attr-defined]
+        left += value
+
+
+def _machine(run: dict[str, object]) -> str:
+    gpu = run.get("provenance.gpu.name")
+    return str(run.get("provenance.cpu.name", "unknown machine")) if gpu is None or pd.isna(gpu) else str(gpu)

@@ -4,7 +4,7 @@
 
 A table stands between ``<!-- rows: results/demo -->`` and ``<!-- end of rows -->``; the folder is relative to the
 document. In place of ``rows`` (one line per run), ``paired`` says what ``svg`` is better by than the other methods,
-``steps`` what single denoising steps took, and ``claims`` what was to be reached and was, by all folders of runs in the
+``steps`` what single denoising steps took, ``floor`` how far they are from what their machine allows, and ``claims`` what was to be reached and was, by all folders of runs in the
 one that is named. ``--check`` changes nothing and ends with status 1 where a table is not what
 its rows say.
 """
@@ -21,6 +21,7 @@ import pandas as pd
 from analysis import load
 from analysis.paired import difference_texts, paired, paired_remarks
 from analysis.remarks import remarks
+from analysis.roofline import floor_lines
 from analysis.settings import environments, machine_text
 from analysis.steps import step_lines, step_runs
 from analysis.summary import FORMATS, cell, full_labels, quality_columns, summary
@@ -28,7 +29,7 @@ from analysis.targets import claims_markdown, read_rows
 from svg.results import RecordError
 
 _TABLE = re.compile(
-    r"(<!-- (?P<kind>rows|paired|steps|claims): (?P<folder>\S+) -->\n).*?(<!-- end of (?P=kind) -->)", re.DOTALL
+    r"(<!-- (?P<kind>rows|paired|steps|floor|claims): (?P<folder>\S+) -->\n).*?(<!-- end of (?P=kind) -->)", re.DOTALL
 )
 
 
@@ -98,6 +99,19 @@ def step_markdown(measurements: pd.DataFrame, runs: pd.DataFrame) -> str:
     return "\n".join([*map(_line, [headings, rule, *cells]), "", *(f"- {note}" for note in notes)])
 
 
+def floor_markdown(measurements: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Return steps beside their floor at measured rates as Markdown.
+
+    Raises:
+        RecordError: If no step has such a floor.
+    """
+    lines = floor_lines(measurements, runs)
+    if not lines:
+        raise RecordError("no step here has a floor at measured rates, and a document takes a table of them")
+    [headings, *cells] = lines
+    return "\n".join(map(_line, [headings, [*["---"] * 4, *["---:"] * (len(headings) - 4)], *cells]))
+
+
 def fill(text: str, root: Path) -> str:
     """Return a document with its tables made anew.
 
@@ -115,6 +129,8 @@ def fill(text: str, root: Path) -> str:
         measurements = load.measurements(folder)
         if found["kind"] == "paired":
             made = paired_table(measurements, runs)
+        elif found["kind"] == "floor":
+            made = floor_markdown(measurements, runs)
         elif found["kind"] == "steps":
             made = step_markdown(measurements, runs)
         else:

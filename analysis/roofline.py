@@ -1,14 +1,21 @@
-"""Steps and videos measured, against the least that the machine's own measured rates allow: a table and a figure."""
+"""Steps and videos measured, against the least that the machine's own measured rates allow: a table and a figure.
+
+python -m analysis.roofline runs/bench docs/floor
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
+from analysis import load
 from analysis.figures import save
 from analysis.steps import step_runs
+from svg.results import RecordError
 
 PARTS = {"attention": "attention", "products": "matrix products", "moving": "moving"}
 PHASES = {"attention": "attention", "profiling": "profiling", "reordering": "reordering", "rest": "the rest"}
@@ -61,6 +68,26 @@ def roofline_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def floor_lines(measurements: pd.DataFrame, runs: pd.DataFrame) -> list[list[str]]:
+    """Return the cells of the table, its headings first; empty where no step has a floor at measured rates."""
+    table = roofline_table(measurements, runs)
+    if table.empty:
+        return []
+    headings = ["model", "step", "backend", "GPU", "step s", "floor s", "reached", "attention reached"]
+    lines = [[*headings, "video s", "video floor s"]]
+    for row in table.to_dict("records"):
+        cells = [row["model"], row["kind"], row["backend"], row["gpu"]]
+        cells += [
+            f"{row['step_s']:.3g}",
+            f"{row['floor_s']:.3g}",
+            f"{row['share']:.0%}",
+            f"{row['attention_share']:.0%}",
+        ]
+        videos = (row["video_s"], row["video_floor_s"])
+        lines.append([*cells, *("–" if pd.isna(value) else f"{value:.3g}" for value in videos)])
+    return lines
+
+
 def measured_against_floor(
     measurements: pd.DataFrame,
     runs: pd.DataFrame,
@@ -101,7 +128,8 @@ def measured_against_floor(
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
-    axes.set_xlabel("seconds of a denoising step: measured (dark), its floor at measured rates (light)")
+    axes.set_xlabel("seconds of a step: measured (dark), its floor at measured rates (light)", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     names = PHASES | PARTS
     handles = [axes.barh(0, 0, color=_COLORS[name], label=words) for name, words in names.items()]
@@ -120,3 +148,23 @@ def _stack(axes: object, place: float, parts: dict[str, float], alpha: float) ->
 def _machine(run: dict[str, object]) -> str:
     gpu = run.get("provenance.gpu.name")
     return str(run.get("provenance.cpu.name", "unknown machine")) if gpu is None or pd.isna(gpu) else str(gpu)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw the figure of a folder of runs; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.roofline", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("runs_dir", type=Path, help="folder of runs")
+    parser.add_argument("output", type=Path, help="path of the figure without a suffix")
+    options = parser.parse_args(arguments)
+    try:
+        measurements, runs = load.measurements(options.runs_dir), load.runs(options.runs_dir)
+        paths = measured_against_floor(measurements, runs, options.output)
+    except (OSError, ValueError, RecordError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(*paths)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

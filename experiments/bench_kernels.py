@@ -18,12 +18,14 @@ from typing import Any
 import torch
 
 import svg_kernels
+from experiments.dense_choice import choose_fastest
 from experiments.identity import timed_hash
 from experiments.timing_rows import clock_rows, latency_rows
 from svg import provenance
 from svg.code_hash import code_hash
 from svg.cost import latency
 from svg.cost.gpu_clocks import GpuClocks
+from svg.plan import AttentionPlan
 from svg.results import Measurement, RecordError, RunWriter
 from svg_kernels.spec import Case, Inputs, Spec, allowed_errors, as_dtype, errors
 
@@ -126,6 +128,12 @@ def _measure(
     if flops:
         rate: dict[str, Any] = {"quantity": "kernel_tflops", "unit": "TFLOP/s", "value": flops / found.median / 1e9}
         yield Measurement(**rate, protocol="ours", prompt_id=prompt, n=found.repeats, higher_is_better=True)
+    if spec.is_attention:
+        choice = choose_fastest(tuple(case["shape"]), dtype, device)
+        yield from choice.rows({"prompt_id": prompt})
+        plan, (query, key, value) = AttentionPlan.dense(), (inputs[name] for name in ("query", "key", "value"))
+        dense = latency.measure(lambda: choice.backend(query, key, value, plan), device, repeats)
+        yield from latency_rows("dense", dense, prompt)
     if spec.has_baseline:
         eager = latency.measure(lambda: spec.reference(inputs, None), device, repeats)
         yield from latency_rows("eager", eager, prompt)

@@ -75,7 +75,7 @@ def choose_fastest(
         shape: ``(batch, num_heads, seq_len, head_dim)`` of one call.
         dtype: Its precision.
         device: Where it runs.
-        cache_dir: Folder of the file; None: the user's cache folder.
+        cache_dir: Folder of the file; None: that of ``user_cache_dir``.
 
     Raises:
         ValueError: If none runs here.
@@ -105,10 +105,12 @@ def choose_fastest(
 
 
 def user_cache_dir() -> Path:
-    """Return the project's folder in the user's cache folder: where XDG_CACHE_HOME says, else where the system does."""
-    given = os.environ.get("XDG_CACHE_HOME")
+    """Return the project's cache folder: SVG_CACHE_DIR, or in XDG_CACHE_HOME, or where the system has the user's."""
+    if given := os.environ.get("SVG_CACHE_DIR"):
+        return Path(given)
+    shared = os.environ.get("XDG_CACHE_HOME")
     home = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    return (Path(given) if given else home) / "sparse-videogen-bench"
+    return (Path(shared) if shared else home) / "sparse-videogen-bench"
 
 
 def bucket(size: int) -> int:

@@ -205,6 +205,7 @@ SPEC = Spec(
     reference=reference,
     rows_axis=2,
     has_baseline=False,
+    is_attention=True,
     cases=(
         {"shape": (1, 2, 131, 64), "tile": 32, "density": 0.5, "exact": True, "num_text_tokens": 5},
         {"shape": (2, 2, 150, 128), "tile": 128, "density": 0.3, "exact": False, "lengths": [150, 41]},

@@ -36,6 +36,7 @@ class Spec:
         paper_cases: Full-size shapes for benchmarks.
         flops: case -> operations of its matrix products; 0 where memory is what counts.
         bytes: (case, bytes per number) -> bytes read and written at least.
+        is_attention: Whether it takes the place of full attention on a query of the case's shape.
         compiled_cases: Shapes that are compiled ahead besides ``cases``, and never run: the largest that people take.
     """
 
@@ -48,6 +49,7 @@ class Spec:
     paper_cases: tuple[Case, ...]
     flops: Callable[[Case], float]
     bytes: Callable[[Case, int], float]
+    is_attention: bool = False
     compiled_cases: tuple[Case, ...] = ()
 
     def run(self, inputs: Inputs, capability: int) -> tuple[torch.Tensor, ...]:

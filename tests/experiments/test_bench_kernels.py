@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
+import svg_kernels
 from experiments import bench_kernels, identity
 from svg.provenance import hardware
 from svg.results import list_runs, read_measurements, read_run
@@ -42,6 +44,22 @@ def test_a_rehearsal_writes_a_run_of_rows_for_every_case(monkeypatch, tmp_path, 
     }
     assert all(row["value"] > 0 and row["n"] == 2 for row in timed)
     assert capsys.readouterr().out.count("reorder ") == 3
+
+
+def test_sparse_attention_is_timed_beside_the_fastest_dense_backend_of_the_machine(monkeypatch, tmp_path):
+    case = {"shape": (1, 1, 40, 16), "tile": 16, "density": 0.5, "exact": False}
+    spec = replace(svg_kernels.specs()["block_sparse_attention"], cases=(case,))
+    monkeypatch.setattr(svg_kernels, "specs", lambda: {"block_sparse_attention": spec})
+    arguments = [word.replace("reorder", "block_sparse_attention") for word in small(tmp_path)]
+    assert bench(monkeypatch, *arguments) == 0
+    rows = read_measurements(list_runs(tmp_path)[0]).to_pylist()
+    latencies = {row["protocol"]: row["value"] for row in rows if row["quantity"] == "latency_ms"}
+    assert set(latencies) == {"ours", "dense"}
+    [candidate] = [row for row in rows if row["quantity"] == "dense_call_ms"]
+    assert candidate["backend"] == "sdpa" and "on a call of 1 x 1 x 40 x 16" in candidate["reason"]
+    [rate] = [row["value"] for row in rows if row["quantity"] == "kernel_tflops"]
+    assert rate == pytest.approx(spec.flops(case) / latencies["ours"] / 1e9)
+    assert {row["quantity"] for row in rows if row["status"] == "unavailable"} >= {"sm_clock_mhz", "power_w"}
 
 
 def test_a_wrong_kernel_gets_no_time(monkeypatch, tmp_path, capsys):

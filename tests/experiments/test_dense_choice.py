@@ -128,6 +128,8 @@ def test_where_none_runs_it_says_why(monkeypatch, tmp_path):
 
 
 def test_the_users_cache_folder_is_where_the_system_has_it(monkeypatch, tmp_path):
+    assert user_cache_dir() == Path(os.environ["SVG_CACHE_DIR"])
+    monkeypatch.delenv("SVG_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert user_cache_dir() == tmp_path / "sparse-videogen-bench"
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from analysis import load
+from analysis import documents, load, roofline
+from analysis.roofline import PARTS, roofline_table
 from experiments import bench_kernels, measured_rates, step_planning, step_runner
 from experiments.forced_choice import ForcedChoice
 from experiments.identity import Names
@@ -124,6 +126,34 @@ def test_the_floor_is_of_the_measured_rates_and_lower_for_less_attention(measure
     assert values["measured_floor_s", "attention"].item() <= values["dense_measured_floor_s", "attention"].item()
     least = values["dense_measured_floor_s", ""].item() + 3 * values["measured_floor_s", ""].item()
     assert values["video_floor_s", ""].item() == pytest.approx(least)
+
+
+def test_the_table_sets_each_kind_of_step_and_video_beside_its_floor(measured, folder):
+    rows, runs = load.measurements(folder), load.runs(folder)
+    table = roofline_table(rows, runs)
+    assert table["kind"].tolist() == ["dense", "sparse"] and table["backend"].tolist() == ["sdpa", "cpu_gather"]
+    for row in table.to_dict("records"):
+        assert sum(row[f"floor_{part}"] for part in PARTS) == pytest.approx(row["floor_s"])
+        assert row["share"] == pytest.approx(row["floor_s"] / row["step_s"])
+    values = measured[1]["value"]
+    assert table.loc[1, "video_s"] == values["video_s", "whole"].item()
+    assert table.loc[0, "video_s"] == values["dense_video_s", "composed"].item()
+    filled = documents.fill(f"<!-- floor: {folder.name} -->\n<!-- end of floor -->\n", folder.parent)
+    assert f"| {table.loc[1, 'video_s']:.3g} | {table.loc[1, 'video_floor_s']:.3g} |" in filled
+    assert documents.fill(filled, folder.parent) == filled
+
+
+@pytest.mark.slow
+def test_the_figure_is_drawn_of_steps_with_a_floor_and_refused_without(measured, folder, tmp_path, capsys):
+    assert roofline.main([str(folder), str(tmp_path / "floor")]) == 0
+    with Image.open(tmp_path / "floor.png") as shown:
+        assert len(shown.convert("RGB").getcolors(2**24)) > 5
+    rows, runs = load.measurements(folder), load.runs(folder)
+    with pytest.raises(ValueError, match="run experiments.rates and then experiments.step_latency"):
+        roofline.measured_against_floor(rows[~rows["quantity"].str.endswith("floor_s")], runs, tmp_path / "none")
+    assert roofline.main([str(tmp_path), str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.glob("none*"))
 
 
 def test_without_rates_a_step_names_the_command_that_measures_them(tmp_path):

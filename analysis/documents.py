@@ -4,9 +4,9 @@
 
 A table stands between ``<!-- rows: results/demo -->`` and ``<!-- end of rows -->``; the folder is relative to the
 document. In place of ``rows`` (one line per run), ``paired`` says what ``svg`` is better by than the other methods,
-``steps`` what single denoising steps took, ``floor`` how far they are from what their machine allows, and ``claims`` what was to be reached and was, by all folders of runs in the
-one that is named. ``--check`` changes nothing and ends with status 1 where a table is not what
-its rows say.
+``steps`` what single denoising steps took, ``floor`` how far they are from what their machine allows, and ``claims``
+what was to be reached and was, by all folders of runs in the one that is named. ``--check`` changes nothing and ends
+with status 1 where a table is not what its rows say.
 """
 
 from __future__ import annotations

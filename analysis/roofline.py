@@ -77,12 +77,8 @@ def floor_lines(measurements: pd.DataFrame, runs: pd.DataFrame) -> list[list[str
     lines = [[*headings, "video s", "video floor s"]]
     for row in table.to_dict("records"):
         cells = [row["model"], row["kind"], row["backend"], row["gpu"]]
-        cells += [
-            f"{row['step_s']:.3g}",
-            f"{row['floor_s']:.3g}",
-            f"{row['share']:.0%}",
-            f"{row['attention_share']:.0%}",
-        ]
+        cells += [f"{row[name]:.3g}" for name in ("step_s", "floor_s")]
+        cells += [f"{row[name]:.0%}" for name in ("share", "attention_share")]
         videos = (row["video_s"], row["video_floor_s"])
         lines.append([*cells, *("–" if pd.isna(value) else f"{value:.3g}" for value in videos)])
     return lines

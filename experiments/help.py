@@ -37,19 +37,32 @@ def text(command: str, summary: str, conf: Path, config_name: str = "config") ->
         config_name: File in it with the command's settings; they come before those that all commands have.
     """
     without = set(GROUPS) | {"defaults", "hydra"}
-    own = _settings(conf / f"{config_name}.yaml", without, is_nested=True)
+    own: dict[str, tuple[str, str]] = {}
+    for name in _files(conf, config_name):
+        # What a file says comes before what it begins with, and instead of it.
+        own |= {
+            key: said
+            for key, said in _settings(conf / f"{name}.yaml", without, is_nested=True).items()
+            if key not in own
+        }
     parts = [
         f"usage: python -m {command} [-m] [SETTING=VALUE ...]",
         summary,
         "-m makes one run for each combination of comma-separated values: -m method.sparsity=0.25,0.5 seed=0,1\n"
         "SVG_TRACEBACK=1 in the environment shows where an error comes from.",
-        _section("settings", own | _settings(conf / "config.yaml", without)),
+        _section("settings", own),
     ]
     parts += [_group(conf, group, default) for group, default in GROUPS.items()]
     for group, what in OVERLAYS.items():
         names = ", ".join(sorted(file.stem for file in (conf / group).glob("*.yaml")))
         parts.append(_wrapped(f"{group}=NAME", f"{what}: {names}"))
     return "\n\n".join(parts) + "\n"
+
+
+def _files(conf: Path, name: str) -> list[str]:
+    """Return a file of settings and those that it begins with, one after the other."""
+    begins = re.search(r"^defaults:\n  - (\w+)\n", (conf / f"{name}.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    return [name] if begins is None or begins[1] == "schema" else [name, *_files(conf, begins[1])]
 
 
 def _group(conf: Path, group: str, default: str) -> str:

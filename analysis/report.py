@@ -88,10 +88,15 @@ def write_report(runs_dir: str | Path, output: str | Path | None = None, max_mb:
         RecordError: If there is no run, a run is damaged, or the report cannot be written.
     """
     runs = load.runs(runs_dir)
+    # What a machine reaches stands beside the runs that it is the floor of, and is the run of no method.
+    runs = runs[runs["method"].fillna("") != "rates"]
+    if runs.empty:
+        raise RecordError(f"runs_dir={runs_dir} holds no run of a method, only rates of its machine")
     damaged = runs[runs["status"] == "damaged"]
     if len(damaged):
         raise RecordError(f"{damaged['error.message'].iloc[0]}; delete {damaged['path'].iloc[0]} or make the run again")
     measurements = load.measurements(runs_dir)
+    measurements = measurements[measurements["run_id"].isin(runs["run_id"])]
     target = Path(output) if output is not None else Path(runs_dir) / "report.html"
     try:
         write_whole(target, render(measurements, runs, max_mb))

@@ -11,14 +11,14 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import svg_kernels
-from experiments.dense_choice import choose_fastest
+from experiments.dense_choice import DenseChoice, choose_fastest
 from experiments.identity import timed_hash
 from experiments.timing_rows import clock_rows, latency_rows
 from svg import provenance
@@ -93,12 +93,10 @@ def _run(arguments: argparse.Namespace) -> None:
         )
         with writer:
             for index, case in enumerate(cases):
-                with GpuClocks(device) as clocks:
-                    found = list(
-                        _measure(spec, case, DTYPES[arguments.dtype], device, arguments.repeats, rates, str(index))
-                    )
+                found = list(
+                    _measure(spec, case, DTYPES[arguments.dtype], device, arguments.repeats, rates, str(index))
+                )
                 writer.extend(found)
-                writer.extend(clock_rows(clocks.samples, {"prompt_id": str(index)}))
                 _say(name, case, found)
 
 
@@ -112,34 +110,22 @@ def _measure(
     """
     inputs = spec.inputs(case, dtype, device)
     major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (8, 0)
-    _, launches = spec.prepare(inputs, 10 * major + minor)
-
-    def ours() -> None:
-        for launch in launches:
-            launch.run()
-
     error, allowed = _check(spec, inputs, 10 * major + minor)
     if not error <= allowed:
         raise ValueError(f"the kernel is wrong on this machine for {dict(case)}: off by {error:.3g}, not {allowed:.3g}")
     yield Measurement(quantity="greatest_error", unit="1", value=error, prompt_id=prompt, higher_is_better=False)
-    found = latency.measure(ours, device, repeats)
-    yield from latency_rows("ours", found, prompt)
-    flops = spec.flops(case)
-    if flops:
-        rate: dict[str, Any] = {"quantity": "kernel_tflops", "unit": "TFLOP/s", "value": flops / found.median / 1e9}
-        yield Measurement(**rate, protocol="ours", prompt_id=prompt, n=found.repeats, higher_is_better=True)
-    if spec.is_attention:
-        choice = choose_fastest(tuple(case["shape"]), dtype, device)
+    choice = choose_fastest(tuple(case["shape"]), dtype, device) if spec.is_attention else None
+    if choice is not None:
         yield from choice.rows({"prompt_id": prompt})
-        plan, (query, key, value) = AttentionPlan.dense(), (inputs[name] for name in ("query", "key", "value"))
-        dense = latency.measure(lambda: choice.backend(query, key, value, plan), device, repeats)
-        yield from latency_rows("dense", dense, prompt)
-    if spec.has_baseline:
-        eager = latency.measure(lambda: spec.reference(inputs, None), device, repeats)
-        yield from latency_rows("eager", eager, prompt)
-    if spec.has_baseline and device.type == "cuda":
-        compiled = torch.compile(spec.reference, dynamic=False)
-        yield from latency_rows("compiled", latency.measure(lambda: compiled(inputs, None), device, repeats), prompt)
+    flops = spec.flops(case)
+    with GpuClocks(device) as clocks:
+        for protocol, call in _calls(spec, inputs, device, 10 * major + minor, choice):
+            found = latency.measure(call, device, repeats)
+            yield from latency_rows(protocol, found, prompt)
+            if protocol == "ours" and flops:
+                rate: dict[str, Any] = {"unit": "TFLOP/s", "value": flops / found.median / 1e9, "n": found.repeats}
+                yield Measurement(quantity="kernel_tflops", prompt_id=prompt, protocol=protocol, **rate)
+    yield from clock_rows(clocks.samples, {"prompt_id": prompt})
     if rates:
         by_memory = 1e3 * spec.bytes(case, dtype.itemsize) / rates["bytes_s"]
         by_products = 1e3 * flops / rates["flops_s"]
@@ -152,6 +138,27 @@ def _measure(
                 prompt_id=prompt,
                 higher_is_better=False,
             )
+
+
+def _calls(
+    spec: Spec, inputs: Inputs, device: torch.device, capability: int, choice: DenseChoice | None
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield what is timed: the kernel, the dense attention that it takes the place of, and plain torch."""
+    _, launches = spec.prepare(inputs, capability)
+
+    def ours() -> None:
+        for launch in launches:
+            launch.run()
+
+    yield "ours", ours
+    if choice is not None:
+        plan, backend = AttentionPlan.dense(), choice.backend
+        yield "dense", lambda: backend(inputs["query"], inputs["key"], inputs["value"], plan)
+    if spec.has_baseline:
+        yield "eager", lambda: spec.reference(inputs, None)
+    if spec.has_baseline and device.type == "cuda":
+        compiled = torch.compile(spec.reference, dynamic=False)
+        yield "compiled", lambda: compiled(inputs, None)
 
 
 def _check(spec: Spec, inputs: Inputs, capability: int) -> tuple[float, float]:

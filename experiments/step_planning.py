@@ -90,6 +90,8 @@ def check(config: StepConfig, names: Names) -> StepPlan:
         "threads": config.threads,
         "code": code_of(config, method, backend, device.type, *measured_by, family.__name__),
     }
+    if is_whole:
+        settings["whole"] = True
     return StepPlan(
         config=config,
         names=names,

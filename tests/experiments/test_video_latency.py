@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis import documents, load, roofline
+from analysis import documents, load, report, roofline
 from analysis.roofline import PARTS, roofline_table
 from experiments import bench_kernels, measured_rates, step_planning, step_runner
 from experiments.forced_choice import ForcedChoice
@@ -21,7 +22,7 @@ from experiments.whole_video import run_video
 from svg import backends
 from svg.cost.forecast import TransformerSize
 from svg.cost.roofline import Rates
-from svg.results import list_runs, read_run
+from svg.results import RecordError, list_runs, read_run
 from tests.experiments.conftest import composed
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +144,17 @@ def test_the_table_sets_each_kind_of_step_and_video_beside_its_floor(measured, f
     assert documents.fill(filled, folder.parent) == filled
 
 
+def test_rates_are_no_row_of_a_report(measured, folder, tmp_path, capsys):
+    report.write_report(folder, tmp_path / "report.html")
+    printed = capsys.readouterr().out
+    assert "svg" in printed and "rates" not in printed and "transformer.ffn_dim" not in printed
+    only = tmp_path / "only"
+    [rates] = folder.glob("rates-*")
+    shutil.copytree(rates, only / rates.name)
+    with pytest.raises(RecordError, match="only rates of its machine"):
+        report.write_report(only)
+
+
 @pytest.mark.slow
 def test_the_figure_is_drawn_of_steps_with_a_floor_and_refused_without(measured, folder, tmp_path, capsys):
     assert roofline.main([str(folder), str(tmp_path / "floor")]) == 0
@@ -200,6 +212,21 @@ def test_a_whole_video_of_a_batched_image_model_runs_its_dense_steps_dense_and_t
     # Both items of the batch hold the same latents, which every step has moved.
     assert torch.equal(after[0, :, :16], after[1, :, :16])
     assert not torch.equal(after[:1, :, :16], before[:1])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.geometry=null", "model.geometry is null; experiments.rates needs"),
+        ("text_tokens=-1", "text_tokens is -1; it must be at least 0"),
+        ("device=cuda:x", "device is 'cuda:x'"),
+    ],
+)
+def test_rates_of_a_wrong_setting_are_one_line_and_write_nothing(call, tmp_path, override, words):
+    status, out, err = call(*SMOKE[:1], override, f"runs_dir={tmp_path / 'runs'}", command="rates")
+    assert (status, out) == (2, "")
+    assert words in err and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_video_without_sparse_steps_is_refused():

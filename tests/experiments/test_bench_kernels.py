@@ -46,6 +46,7 @@ def test_a_rehearsal_writes_a_run_of_rows_for_every_case(monkeypatch, tmp_path, 
     assert capsys.readouterr().out.count("reorder ") == 3
 
 
+@pytest.mark.slow
 def test_sparse_attention_is_timed_beside_the_fastest_dense_backend_of_the_machine(monkeypatch, tmp_path):
     case = {"shape": (1, 1, 40, 16), "tile": 16, "density": 0.5, "exact": False}
     spec = replace(svg_kernels.specs()["block_sparse_attention"], cases=(case,))

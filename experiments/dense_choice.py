@@ -78,7 +78,7 @@ def choose_fastest(
         cache_dir: Folder of the file; None: that of ``user_cache_dir``.
 
     Raises:
-        ValueError: If none runs here.
+        ValueError: If none runs here, or there is too little memory to try.
     """
     key = _key(shape, dtype, device)
     path = Path(cache_dir or user_cache_dir()) / "dense_backends" / f"{config_hash(key)}.json"
@@ -131,12 +131,19 @@ def _key(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.dev
 
 
 def _measure(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> DenseChoice:
-    timings = backends.time_dense(shape, dtype, device)
+    call = " x ".join(map(str, shape))
+    try:
+        timings = backends.time_dense(shape, dtype, device)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"dense_backend=auto: {device} has too little memory to try the dense backends on a call of {call}; name "
+            f"one, such as dense_backend=sdpa, or make model.height, model.width or model.num_frames smaller"
+        ) from error
     if timings[0].latency_ms is None:
         raise ValueError(f"dense_backend=auto: none runs on {device}: {timings[0].reason}")
     timed = tuple(Timed(one.backend.name, one.latency_ms, one.repeats, one.reason) for one in timings)
     moment = datetime.now(UTC).isoformat(timespec="seconds")
-    return DenseChoice(timings[0].backend, timed, f"measured {moment} on a call of {' x '.join(map(str, shape))}")
+    return DenseChoice(timings[0].backend, timed, f"measured {moment} on a call of {call}")
 
 
 def _read(path: Path, key: Mapping[str, Any]) -> DenseChoice | None:

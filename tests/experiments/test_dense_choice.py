@@ -107,6 +107,16 @@ def test_too_little_memory_for_a_candidate_is_forgotten_with_the_process(measure
     assert list((tmp_path / "dense_backends").glob("*.json")) == []
 
 
+def test_too_little_memory_to_try_at_all_names_a_way_out(measured, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(backends, "time_dense", full)
+    with pytest.raises(ValueError, match=r"cpu has too little memory .* call of 1 x 2 x 90 x 32; .*dense_backend=sdpa"):
+        choose(tmp_path)
+    assert list((tmp_path / "dense_backends").iterdir()) == []
+
+
 def test_processes_that_ask_at_once_measure_once(measured, tmp_path):
     # Forked, so that they have the measured time of this process.
     context = multiprocessing.get_context("fork")

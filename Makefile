@@ -20,6 +20,8 @@ PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q
 BENCH_MODELS ?= hunyuan_video_t2v,wan_t2v_14b,cogvideox1_5_i2v,wan_i2v_14b_720p,cosmos_t2w_14b
 BENCH_VIDEOS ?= cogvideox1_5_i2v
 BENCH_BACKEND ?= flash_block_sparse
+# Of timed steps of one model: three rounds of the slowest.
+BENCH_SECONDS ?= 110
 SMALL := experiment=bench_smoke runs_dir=runs/smoke overwrite=true
 bench = $(RUN) -m experiments.$(1) $(if $(SMOKE),$(SMALL) $(3),-m model=$(2) runs_dir=runs/bench $(4))
 
@@ -64,11 +66,11 @@ bench-kernels: $(READY)  ## Time our kernels on an NVIDIA GPU, each checked firs
 
 bench-steps: $(READY)  ## Time a step of every BENCH_MODELS at full size, random weights, beside what the GPU allows, into runs/bench
 	@$(call bench,rates,$(BENCH_MODELS))
-	@$(call bench,step_latency,$(BENCH_MODELS),seconds=0,backend=$(BENCH_BACKEND))
+	@$(call bench,step_latency,$(BENCH_MODELS),seconds=0,backend=$(BENCH_BACKEND) seconds=$(BENCH_SECONDS))
 
 bench-videos: $(READY)  ## Time all denoising steps of every BENCH_VIDEOS likewise, beside the time composed of single steps
 	@$(call bench,rates,$(BENCH_VIDEOS))
-	@$(call bench,video_latency,$(BENCH_VIDEOS),seconds=0,backend=$(BENCH_BACKEND))
+	@$(call bench,video_latency,$(BENCH_VIDEOS),seconds=0,backend=$(BENCH_BACKEND) seconds=$(BENCH_SECONDS))
 
 claims: $(READY)  ## Print what was to be reached beside what the committed rows say; fails for README numbers without a row
 	@$(RUN) -m analysis.claims

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -102,18 +103,27 @@ def test_the_committed_claims_are_read_and_each_has_a_name_of_its_own():
     assert len({claim.name for claim in every}) == len(every) > 15
 
 
-@pytest.mark.parametrize("better", ["less", "each", "field"])
-def test_a_file_of_claims_that_is_wrong_is_refused_by_name(tmp_path, better, capsys):
+@pytest.mark.parametrize(
+    ("right", "wrong", "words"),
+    [
+        ('better = "higher"', 'better = "less"', "better is 'less'; it must be lower or higher"),
+        ("each = {", 'each = { "model" = ["a"],', "each has 2 columns; it may have one"),
+        ("target = 0.93", "goal = 0.93", "unexpected keyword argument 'goal'"),
+        ("[[claim]]", "[[claim", "is no file of claims"),
+    ],
+)
+def test_a_file_of_claims_that_is_wrong_is_refused_by_name(tmp_path, right, wrong, words):
     text = (ROOT / "analysis" / "claims.toml").read_text(encoding="utf-8")
-    text = {
-        "less": text.replace('better = "higher"', 'better = "less"', 1),
-        "each": text.replace("each = {", 'each = { "model" = ["a"],', 1),
-        "field": text.replace("target = 0.93", "goal = 0.93", 1),
-    }[better]
-    (tmp_path / "claims.toml").write_text(text, encoding="utf-8")
-    assert claims.main(["--claims", str(tmp_path / "claims.toml"), "--results", str(ROOT / "results")]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
+    (tmp_path / "claims.toml").write_text(text.replace(right, wrong, 1), encoding="utf-8")
+    with pytest.raises(RecordError, match=re.escape(words)):
+        read_claims(tmp_path / "claims.toml")
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path, capsys):
+    for options in (["--results", str(tmp_path)], ["--results", str(tmp_path / "none")]):
+        assert claims.main(options) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

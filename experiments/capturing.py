@@ -67,7 +67,7 @@ def run(plan: Plan) -> Path:
     size = sum(found.bytes(selection) for found in surveys)
     print(f"{folder}: {size / GIB:.3g} GiB to write", flush=True)
     check_room(config.captures_dir, size)
-    dense_backend = runner.pick_dense_backend(config.dense_backend, generator, plan.prompts[0])
+    dense_backend = runner.pick_dense_backend(config, generator, plan.prompts[0]).backend
     steps = surveys[0].num_steps if selection.steps is None else max(selection.steps) + 1
     with Progress(folder.name, len(todo) * steps) as bar:
         for job, found in zip(todo, surveys, strict=True):

@@ -10,8 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from svg.results import RecordError, read_all
-from svg.results.index import Found
+from svg.results import Found, RecordError, find_all, read_all
 
 _ORDER = ("run_id", "status", "error.type", "error.message", "created", "model", "method", "backend", "dense_backend")
 # What a measurement row is told of its run; ``status`` is the measurement's own.
@@ -36,7 +35,7 @@ def runs(root: str | Path) -> pd.DataFrame:
         RecordError: If ``root`` is missing or holds no run, or a run has another schema version.
     """
     rows = []
-    for found in _found(root)[0]:
+    for found in _some(root, find_all(root)):
         facts = found.facts
         if facts is None:
             error = {"type": "RecordError", "message": str(found.error)}
@@ -62,9 +61,9 @@ def measurements(root: str | Path) -> pd.DataFrame:
     Raises:
         RecordError: If ``root`` is missing or holds no run, or a run has another schema version.
     """
-    found, table = _found(root)
+    found, table = read_all(root)
     facts = []
-    for run in found:
+    for run in _some(root, found):
         if run.facts is None:
             warnings.warn(f"left out: {run.error}", stacklevel=2)
             continue
@@ -75,11 +74,10 @@ def measurements(root: str | Path) -> pd.DataFrame:
     return frame.merge(known, on="run_id", how="left", validate="many_to_one")
 
 
-def _found(root: str | Path) -> tuple[list[Found], pa.Table]:
-    found, rows = read_all(root)
+def _some(root: str | Path, found: list[Found]) -> list[Found]:
     if not found:
         raise RecordError(f"runs_dir={root} holds no finished run; make some with `python -m experiments.compare`")
-    return found, rows
+    return found
 
 
 def _typed(column: pd.Series) -> pd.Series:
@@ -94,7 +92,7 @@ def _typed(column: pd.Series) -> pd.Series:
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in facts.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value

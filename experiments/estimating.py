@@ -98,7 +98,7 @@ class Estimator:
         return Estimate((dense if sparse is None else sparse) / rate, dense / rate, raw, source)
 
     def _note(self, path: Path, record: RunRecord) -> None:
-        rows = read_measurements(path)
+        rows = read_measurements(path, record.measurements_sha256)
         seen = self._seen.setdefault(canonical_json(record.config["model"]), _Seen())
         for quantity, values in (
             ("generation_s", seen.sparse_s.setdefault(canonical_json(record.config["method"]), [])),

@@ -41,7 +41,7 @@ def look(plan: Checked) -> Found:
         return Found("none")
     try:
         record = read_run(plan.path)
-        check_whole(plan.path)
+        check_whole(plan.path, record.measurements_sha256)
     except RunSchemaError:
         raise
     except RecordError as error:

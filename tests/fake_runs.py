@@ -14,7 +14,7 @@ import numpy as np
 
 from svg.results import Measurement, RunRecord, RunWriter, VideoPaths, config_hash
 from svg.results.record import checksum
-from svg.results.rows import to_parquet
+from svg.results.rows import sha256_of, to_parquet
 from svg.video import write_lossless, write_preview
 
 PROMPTS = [
@@ -95,8 +95,10 @@ def write_plain_run(folder: Path, settings: dict, number: int = 0) -> None:
     )
     folder.mkdir(parents=True)
     rows = list(_cost(random.Random(number), 0.25, {"prompt_id": PROMPTS[0]["prompt_id"], "seed": 0}))
-    (folder / "measurements.parquet").write_bytes(to_parquet(record, rows))
-    content = asdict(record) | {"checksum": checksum(asdict(record))}
+    data = to_parquet(record, rows)
+    (folder / "measurements.parquet").write_bytes(data)
+    content = asdict(record) | {"measurements_sha256": sha256_of(data)}
+    content["checksum"] = checksum(content)
     (folder / "run.json").write_text(json.dumps(content, indent=2))
 
 

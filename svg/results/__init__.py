@@ -1,6 +1,6 @@
 """The records of runs: one folder a run, with its facts, measurements and videos, written whole or not at all."""
 
-from svg.results.index import read_all
+from svg.results.index import Found, find_all, read_all
 from svg.results.record import (
     SCHEMA_VERSION,
     RecordError,
@@ -20,6 +20,7 @@ from svg.results.writer import RunWriter, VideoPaths, lock_path
 __all__ = [
     "MEASUREMENT_SCHEMA",
     "SCHEMA_VERSION",
+    "Found",
     "Measurement",
     "RecordError",
     "RunBusy",
@@ -32,6 +33,7 @@ __all__ = [
     "canonical_json",
     "check_whole",
     "config_hash",
+    "find_all",
     "list_runs",
     "lock_path",
     "read_all",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -78,7 +79,13 @@ class RunRecord:
     config_hash: str = ""
     videos: list[Video] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
+    measurements_sha256: str | None = None
     checksum: str | None = None
+
+
+# What records from before they stated it are read without.
+_ADDED = {"measurements_sha256": None, "checksum": None}
+_FIELDS = tuple(name.name for name in fields(RunRecord))
 
 
 def canonical_json(value: Any) -> str:
@@ -109,9 +116,16 @@ def read_run(path: str | Path) -> RunRecord:
     Raises:
         RecordError: If it is missing, damaged, changed by hand, or of another schema version.
     """
-    file = Path(path) / RUN_FILE
+    facts = read_facts(path)
+    return RunRecord(**{**facts, "videos": [Video(**video) for video in facts["videos"]]})
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """Return what ``read_run`` does, and raise as it does, as plain values: in half the time."""
+    file = os.path.join(path, RUN_FILE)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        with open(file, "rb") as stream:
+            content = json.loads(stream.read())
     except FileNotFoundError:
         raise RecordError(f"{path} is not a run: it has no {RUN_FILE}") from None
     except OSError as error:
@@ -124,20 +138,19 @@ def read_run(path: str | Path) -> RunRecord:
             f"{file} has schema_version {version}, this version reads {SCHEMA_VERSION}; read it with the version of "
             f"this project that wrote it"
         )
-    # Records from before there was a checksum are read without one.
-    content = {"checksum": None, **content}
-    missing = [name.name for name in fields(RunRecord) if name.name not in content]
-    if missing or content["status"] not in ("complete", "failed"):
+    facts = {**_ADDED, **content}
+    missing = [name for name in _FIELDS if name not in facts]
+    if missing or facts["status"] not in ("complete", "failed"):
         raise RecordError(f"{file} is damaged: it lacks {', '.join(missing) or 'a known status'}")
-    if content["run_id"] != Path(path).absolute().name:
-        raise RecordError(f"{path} holds run {content['run_id']}; a run's folder must keep its name")
+    if facts["run_id"] != os.path.basename(os.path.abspath(path)):
+        raise RecordError(f"{path} holds run {facts['run_id']}; a run's folder must keep its name")
     if not _is_as_written(content):
         raise RecordError(f"{file} was changed after it was written: its content does not have the hash that it states")
-    known = {name.name: content[name.name] for name in fields(RunRecord)}
     try:
-        return RunRecord(**{**known, "videos": [Video(**video) for video in known["videos"]]})
+        facts["videos"] = [dict(vars(Video(**video))) for video in facts["videos"]]
     except TypeError as error:
         raise RecordError(f"{file} is damaged: {error}") from None
+    return {name: facts[name] for name in _FIELDS}
 
 
 def _is_as_written(content: Mapping[str, Any]) -> bool:
@@ -145,7 +158,7 @@ def _is_as_written(content: Mapping[str, Any]) -> bool:
         hashes = config_hash(content["config"]), checksum(content)
     except (TypeError, ValueError):
         return False
-    return content["config_hash"] == hashes[0] and content["checksum"] in (None, hashes[1])
+    return content["config_hash"] == hashes[0] and content.get("checksum") in (None, hashes[1])
 
 
 def list_runs(runs_dir: str | Path) -> list[Path]:
@@ -157,8 +170,8 @@ def list_runs(runs_dir: str | Path) -> list[Path]:
         RecordError: If ``runs_dir`` is no folder that can be read.
     """
     try:
-        names = sorted(entry.name for entry in Path(runs_dir).iterdir() if not entry.name.startswith("."))
+        names = sorted(name for name in os.listdir(runs_dir) if not name.startswith("."))
     except OSError as error:
         raise RecordError(f"runs_dir={runs_dir} cannot be read: {error.strerror}") from error
-    paths = [Path(runs_dir, name) for name in names]
-    return [path for path in paths if any((path / file).is_file() for file in (RUN_FILE, MEASUREMENTS_FILE))]
+    files = (RUN_FILE, MEASUREMENTS_FILE)
+    return [Path(runs_dir, name) for name in names if any(os.path.isfile(f"{runs_dir}/{name}/{f}") for f in files)]

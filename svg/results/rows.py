@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -12,7 +14,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from svg.results.record import MEASUREMENTS_FILE, SCHEMA_VERSION, RecordError, RunRecord
+from svg.results.record import MEASUREMENTS_FILE, RUN_FILE, SCHEMA_VERSION, RecordError, RunRecord
 
 # One row is one value: (column, type, whether it may be null), in the order of the file.
 _COLUMNS: tuple[tuple[str, pa.DataType, bool], ...] = (
@@ -105,36 +107,68 @@ class Measurement:
                 raise ValueError(f"{self.quantity}: {name} is {index!r}; it must be a whole number below 2**{bits}")
 
 
-def read_measurements(path: str | Path) -> pa.Table:
+def read_measurements(path: str | Path, sha256: str | None = None) -> pa.Table:
     """Return the rows of one run's folder, as a table of ``MEASUREMENT_SCHEMA``.
 
+    Args:
+        path: The folder.
+        sha256: What the run's record states of their file; None: only the checksums of its pages are looked at.
+
     Raises:
-        RecordError: If they are missing, damaged, or of another shape.
+        RecordError: If they are missing, damaged, not those of the record, or of another shape.
     """
-    file = Path(path) / MEASUREMENTS_FILE
+    file, data = _read(path, sha256)
     try:
         # One thread: the interpreter may abort at its end where Arrow's threads still hold a Python object.
-        table = pq.ParquetFile(pa.BufferReader(file.read_bytes()), page_checksum_verification=True).read(
-            use_threads=False
-        )
-    except FileNotFoundError:
-        raise RecordError(f"{path} is half a run: it has no {MEASUREMENTS_FILE}") from None
+        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise RecordError(f"{file} is damaged: {' '.join(str(error).split())}") from None
+        raise _damaged(file, error) from None
     if not table.schema.equals(MEASUREMENT_SCHEMA):
         raise RecordError(f"{file} has other columns than schema_version {SCHEMA_VERSION}")
     return table
 
 
-def check_whole(path: str | Path) -> None:
-    """Raise ``RecordError`` unless the rows of a run's folder are there with beginning and end; reads no row."""
-    file = Path(path) / MEASUREMENTS_FILE
+def check_whole(path: str | Path, sha256: str | None) -> str:
+    """Return the sha256 of the file of a run's rows, checked without decoding them.
+
+    Args:
+        path: The run's folder.
+        sha256: What its record states; None, as in older ones: only that the file has its beginning and its end.
+
+    Raises:
+        RecordError: If it is missing, damaged, or not the record's.
+    """
+    file, data = _read(path, sha256)
+    if sha256 is None:
+        try:
+            pq.read_metadata(pa.BufferReader(data))
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(file, error) from None
+    return sha256 or sha256_of(data)
+
+
+def sha256_of(data: bytes) -> str:
+    """Return the hash of a file of rows as a record states it: 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read(path: str | Path, sha256: str | None) -> tuple[str, bytes]:
+    """Return name and content of a run's file of rows; it must have the hash, if one is stated."""
+    file = os.path.join(path, MEASUREMENTS_FILE)
     try:
-        pq.read_metadata(file)
+        with open(file, "rb") as stream:
+            data = stream.read()
     except FileNotFoundError:
         raise RecordError(f"{path} is half a run: it has no {MEASUREMENTS_FILE}") from None
-    except (OSError, pa.ArrowException) as error:
-        raise RecordError(f"{file} is damaged: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise RecordError(f"{file} cannot be read: {error.strerror}") from None
+    if sha256 is not None and sha256_of(data) != sha256:
+        raise RecordError(f"{file} is damaged: its content does not have the hash that {RUN_FILE} states of it")
+    return file, data
+
+
+def _damaged(file: str, error: Exception) -> RecordError:
+    return RecordError(f"{file} is damaged: {' '.join(str(error).split())}")
 
 
 def to_parquet(record: RunRecord, rows: Sequence[Measurement]) -> bytes:

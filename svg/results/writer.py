@@ -27,7 +27,7 @@ from svg.results.record import (
     config_hash,
     read_run,
 )
-from svg.results.rows import Measurement, to_parquet
+from svg.results.rows import Measurement, sha256_of, to_parquet
 
 # By how much the wall clock may gain or lose on the steady one during a run.
 CLOCK_SLACK_S = 60.0
@@ -210,8 +210,10 @@ class RunWriter:
         if error is not None:
             message = " ".join(str(error).split())[:2000]
             record = replace(record, status="failed", error={"type": type(error).__name__, "message": message})
+        data = to_parquet(record, self._rows)
+        record = replace(record, measurements_sha256=sha256_of(data))
         record = replace(record, checksum=checksum(asdict(record)))
-        write_bytes(self._partial / MEASUREMENTS_FILE, to_parquet(record, self._rows))
+        write_bytes(self._partial / MEASUREMENTS_FILE, data)
         text = json.dumps(asdict(record), indent=2, ensure_ascii=False, allow_nan=False)
         # What UTF-8 cannot say (a stray byte of the command line) becomes JSON's own escape.
         write_bytes(self._partial / RUN_FILE, text.encode("utf-8", errors="backslashreplace"))

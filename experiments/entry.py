@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
@@ -38,6 +39,8 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 OVERLAYS = ("experiment", "case", "launcher")
 # What a job of a sweep says that left its run to the process that is writing it.
 BUSY = "busy"
+# What a sweep is called: its experiment and a hash of its jobs.
+SWEEP_NAME = re.compile(r"[A-Za-z0-9_]+-[0-9a-f]{8}")
 _ADDED = tuple(f"+{group}=" for group in OVERLAYS)
 USER_ERRORS = (ValueError, RecordError, HydraException, OmegaConfBaseException, OSError)
 
@@ -200,10 +203,12 @@ def _words(error: BaseException) -> str:
 def _names() -> Any:
     hydra_config = HydraConfig.get()
     is_sweep = hydra_config.mode == RunMode.MULTIRUN
-    return names_of(hydra_config.runtime.choices, list(hydra_config.overrides.task), is_sweep)
+    # experiments.sweeping gives the jobs of a sweep its name; without it, they are called as the command.
+    sweep = hydra_config.job.name if is_sweep and SWEEP_NAME.fullmatch(hydra_config.job.name) else None
+    return names_of(hydra_config.runtime.choices, list(hydra_config.overrides.task), is_sweep, sweep)
 
 
-def names_of(choices: Any, overrides: list[str], is_sweep: bool) -> Any:
+def names_of(choices: Any, overrides: list[str], is_sweep: bool, sweep: str | None = None) -> Any:
     """Return the ``identity.Names`` of a job from the files that Hydra picked."""
     from experiments.identity import Names
 
@@ -213,6 +218,7 @@ def names_of(choices: Any, overrides: list[str], is_sweep: bool) -> Any:
         overrides=overrides,
         experiment=choices.get("experiment"),
         is_sweep=is_sweep,
+        sweep=sweep,
     )
 
 

@@ -68,7 +68,7 @@ def _files(conf: Path, name: str) -> list[str]:
 def _group(conf: Path, group: str, default: str) -> str:
     """One group: its choices with their first lines, then every setting that any of them has."""
     files = sorted((conf / group).glob("*.yaml"))
-    choices = [_wrapped(f"  {file.stem}{' *' if file.stem == default else ''}", _headline(file)) for file in files]
+    choices = [_wrapped(f"  {file.stem}{' *' if file.stem == default else ''}", headline(file)) for file in files]
     seen: dict[str, tuple[str, str]] = {}
     for file in sorted(files, key=lambda file: file.stem != default):
         for key, (value, words) in _settings(file).items():
@@ -98,7 +98,8 @@ def _settings(
     return found
 
 
-def _headline(file: Path) -> str:
+def headline(file: Path) -> str:
+    """Return what a file of settings opens with: its source, or its question."""
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
     return next(line.removeprefix("# ") for line in lines if not line.startswith("# @package"))
 

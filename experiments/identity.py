@@ -25,6 +25,7 @@ class Names:
     overrides: list[str] = field(default_factory=list)
     experiment: str | None = None
     is_sweep: bool = False
+    sweep: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments import tracking
+from experiments import tracked, tracking
 from experiments.entry import command
 from experiments.schema import Config
 from svg.results import read_run
@@ -18,6 +18,7 @@ def main(config: Config, names: Any) -> None:
         raise ValueError("tracking.mode is 'off'; to publish, it must be offline or online")
     root = Path(config.runs_dir)
     paths = sorted(file.parent for file in root.glob(f"{config.run_id or '*'}/run.json"))
+    everything = paths
     paths = [path for path in paths if read_run(path).status == "complete"]
     if not paths:
         asked = "" if config.run_id is None else f" of run_id={config.run_id}"
@@ -26,6 +27,12 @@ def main(config: Config, names: Any) -> None:
     for path in paths:
         tracking.publish(config.tracking, path)
         print(f"{path.name}: published ({config.tracking.mode})", flush=True)
+    if config.run_id is None:
+        group = config.tracking.group
+        sweeps = tracked.by_sweep(everything) if group is None else {group: everything}
+        for group, members in sweeps.items():
+            tracking.publish_sweep(config.tracking, group, members)
+            print(f"{group}: table of {len(members)} runs published", flush=True)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ def _write(asked: Mapping[str, Any], names: Names, run_id: str | None, error: Ex
             seeds=asked["seeds"],
             overrides=names.overrides,
             experiment=names.experiment,
+            sweep=names.sweep,
         ),
     ):
         raise error

@@ -61,25 +61,27 @@ def run(plan: Plan) -> Path:
         seeds=config.seeds,
         overrides=plan.names.overrides,
         experiment=plan.names.experiment,
+        sweep=plan.names.sweep,
         overwrite=config.overwrite,
     )
     jobs = [(prompt, seed) for prompt in plan.prompts for seed in config.seeds]
     # Where dense attention itself is measured, both backends are the one that was asked for.
     own_dense = plan.backend if is_noise_floor(plan, dense_backend) else dense_backend
     ready = WarmUps(generator, plan.method, plan.backend, own_dense)
-    with Progress(plan.run_id, len(jobs) * 2 * model.num_inference_steps) as bar:
-        # Alone, a wrong setting that only the model can find writes nothing; in a sweep it becomes a failed run.
-        if not plan.names.is_sweep:
-            ready(plan.prompts[0])
-        with writer:
-            store = twins.Twins(
-                Path(config.store_dir or Path(config.runs_dir) / ".dense"), plan.settings["model"]["fingerprint"]
-            )
-            for prompt, seed in jobs:
-                measured = _measure(plan, generator, dense_backend, store, writer, ready(prompt), prompt, seed, bar)
-                writer.extend(measured)
-            writer.extend(choice.rows())
-    tracking.publish(config.tracking, path)
+    with tracking.watched(config.tracking, path, plan.names.sweep or plan.names.experiment) as watched:
+        with Progress(plan.run_id, len(jobs) * 2 * model.num_inference_steps) as bar:
+            # Alone, a wrong setting that only the model can find writes nothing; in a sweep it becomes a failed run.
+            if not plan.names.is_sweep:
+                ready(plan.prompts[0])
+            with writer:
+                store = twins.Twins(
+                    Path(config.store_dir or Path(config.runs_dir) / ".dense"), plan.settings["model"]["fingerprint"]
+                )
+                for prompt, seed in jobs:
+                    measured = _measure(plan, generator, dense_backend, store, writer, ready(prompt), prompt, seed, bar)
+                    writer.extend(measured)
+                writer.extend(choice.rows())
+        tracking.publish(config.tracking, path, watched)
     print(f"{plan.run_id}: {len(jobs)} video{'s' if len(jobs) > 1 else ''} in {path}", flush=True)
     return path
 

@@ -178,6 +178,10 @@ class TrackingConfig:
     project: str = "sparse-videogen"
     entity: str | None = None
     dir: str | None = None
+    # Null: the sweep that made a run, or its experiment.
+    group: str | None = None
+    # Whether wandb watches the machine while a run is made.
+    system_metrics: bool = False
 
     def __post_init__(self) -> None:
         _one_of("tracking.mode", self.mode, TRACKING_MODES)

@@ -12,8 +12,12 @@ from hydra.errors import HydraException
 from experiments import dry_run, planning, resuming
 from experiments.composing import Composer
 from experiments.entry import BUSY, USER_ERRORS, one_line
+from experiments.tracking import publish_sweep
 from svg.atomic import Lock
-from svg.results import RunSchemaError, lock_path
+from svg.results import RunSchemaError, config_hash, lock_path
+
+# Settings that make no other sweep: where its records go and how its jobs are started.
+NAMELESS = ("runs_dir=", "store_dir=", "overwrite=", "tracking", "launcher=", "hydra")
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,11 @@ def sweep(master: Any, loader: Any, launcher: Any, expanded: Sequence[Sequence[s
     # One that is refused is launched all the same: it says itself why. One that lacks its checkpoint downloads it.
     todo = [job for job in unlike(jobs) if job.plan is None or not is_done(job.plan)]
     print(_counts(jobs, todo), flush=True)
+    name = name_of(jobs)
     results: list[Any] = []
     while todo:
-        new = list(launcher.launch([list(job.overrides) for job in todo], initial_job_idx=len(results)))
+        named = [[*job.overrides, f"hydra.job.name={name}"] for job in todo]
+        new = list(launcher.launch(named, initial_job_idx=len(results)))
         results += new
         busy = [job.overrides for job, result in zip(todo, new, strict=True) if _is_busy(result)]
         # Only now are the ids known of those that had no checkpoint before.
@@ -64,6 +70,8 @@ def sweep(master: Any, loader: Any, launcher: Any, expanded: Sequence[Sequence[s
     for result in results:
         # Raises what a job in another process has raised.
         _ = result.return_value
+    if results:
+        _publish(name, jobs)
     return results
 
 
@@ -81,6 +89,21 @@ def plans(master: Any, loader: Any, expanded: Sequence[Sequence[str]], may_downl
             raise
         except USER_ERRORS as error:
             yield Job(overrides, None, one_line(error))
+
+
+def name_of(jobs: Sequence[Job]) -> str:
+    """Return what a sweep is called, the same each time that its jobs are: its experiment and a hash of them."""
+    experiment = next((job.plan.names.experiment for job in jobs if job.plan is not None), None)
+    asked = sorted(sorted(text for text in job.overrides if not text.startswith(NAMELESS)) for job in jobs)
+    return f"{experiment or 'sweep'}-{config_hash({'jobs': asked})[:8]}"
+
+
+def _publish(name: str, jobs: Sequence[Job]) -> None:
+    """Send the table of a sweep that is tracked."""
+    made = [job.plan for job in unlike(jobs) if job.plan is not None]
+    if made:
+        tracking = made[0].config.tracking
+        publish_sweep(tracking, tracking.group or name, [plan.path for plan in made if plan.path.is_dir()])
 
 
 def unlike(jobs: Sequence[Job]) -> list[Job]:

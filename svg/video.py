@@ -155,6 +155,37 @@ def write_preview(path: str | PathLike[str], video: Video, fps: float) -> None:
         container.mux(stream.encode())
 
 
+def read_preview(path: str | PathLike[str]) -> np.ndarray:
+    """Return the frames of a preview, uint8 (frames, height, width, 3): for people to see, never to measure on.
+
+    Raises:
+        ValueError: If the file is no video, or holds none.
+        OSError: If it cannot be read.
+    """
+    import av
+
+    try:
+        with av.open(fspath(path)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    except (av.error.InvalidDataError, IndexError) as error:
+        raise ValueError(f"{fspath(path)} is not a readable video, or is damaged") from error
+    if not frames:
+        raise ValueError(f"{fspath(path)} holds no frame")
+    return np.stack(frames)
+
+
+def beside(left: np.ndarray, right: np.ndarray, gap: int = 8) -> np.ndarray:
+    """Return two videos of one size and length as one, with ``gap`` white columns between them: uint8.
+
+    Raises:
+        ValueError: If they differ in shape.
+    """
+    if left.shape != right.shape:
+        raise ValueError(f"the left video has shape {left.shape}, the right one {right.shape}; they must be equal")
+    white = np.full((*left.shape[:2], gap, 3), 255, np.uint8)
+    return np.concatenate([to_uint8(left), white, to_uint8(right)], axis=2)
+
+
 def _rate(fps: float) -> Fraction:
     if not 0 < fps <= 1000:
         raise ValueError(f"fps is {fps}; it must be greater than 0 and at most 1000")

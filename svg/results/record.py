@@ -73,6 +73,7 @@ class RunRecord:
     seeds: list[int]
     overrides: list[str] = field(default_factory=list)
     experiment: str | None = None
+    sweep: str | None = None
     status: Literal["complete", "failed"] = "complete"
     error: dict[str, str] | None = None
     created: str = ""
@@ -84,7 +85,7 @@ class RunRecord:
 
 
 # What records from before they stated it are read without.
-_ADDED = {"measurements_sha256": None, "checksum": None}
+_ADDED = {"sweep": None, "measurements_sha256": None, "checksum": None}
 _FIELDS = tuple(name.name for name in fields(RunRecord))
 
 

@@ -60,6 +60,7 @@ class RunWriter:
         seeds: Seeds of the generations.
         overrides: The command line's overrides.
         experiment: Name of the experiment, if the run belongs to one.
+        sweep: Name of the sweep that makes the run, if one does.
         overwrite: Whether a run that is there and complete is replaced, once this one is complete too.
 
     Raises:
@@ -84,6 +85,7 @@ class RunWriter:
         seeds: Sequence[int],
         overrides: Sequence[str] = (),
         experiment: str | None = None,
+        sweep: str | None = None,
         overwrite: bool = False,
     ) -> None:
         _check_name("run_id", run_id)
@@ -101,6 +103,7 @@ class RunWriter:
             seeds=list(seeds),
             overrides=list(overrides),
             experiment=experiment,
+            sweep=sweep,
             created=self._began.isoformat(timespec="seconds"),
             config_hash=config_hash(config),
         )

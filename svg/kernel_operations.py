@@ -40,11 +40,12 @@ class KernelOperations(TorchOperations):
         )
 
     def restore(self, plan: AttentionPlan, output: torch.Tensor) -> torch.Tensor:
-        """As ``AttentionPlan.restore``, number for number; the result is contiguous."""
+        """As ``AttentionPlan.restore``, number for number; in memory tokens stand before heads, as models want them."""
         if not plan.is_reordered:
             return output
         _, _, undo = _orders(plan.patterns, output.shape[2], output.device)
-        return reorder(_with_whole_rows(output), undo, resident(plan.assignment, output.device))
+        assignment = resident(plan.assignment, output.device)
+        return reorder(_with_whole_rows(output), undo, assignment, puts_tokens_first=True)
 
     def profile(
         self,

@@ -40,10 +40,10 @@ def test_a_rehearsal_writes_a_run_of_rows_for_every_case(monkeypatch, tmp_path, 
     ]
     timed = [row for row in rows if row["quantity"] == "latency_ms"]
     assert {(row["prompt_id"], row["protocol"]) for row in timed} == {
-        (str(case), protocol) for case in range(3) for protocol in ("ours", "eager")
+        (str(case), protocol) for case in range(len(reorder.SPEC.cases)) for protocol in ("ours", "eager")
     }
     assert all(row["value"] > 0 and row["n"] == 2 for row in timed)
-    assert capsys.readouterr().out.count("reorder ") == 3
+    assert capsys.readouterr().out.count("reorder ") == len(reorder.SPEC.cases)
 
 
 @pytest.mark.slow

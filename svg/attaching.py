@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def attach(
     strict: bool = True,
     operations: TorchOperations | None = None,
     statistics: Statistics | None = None,
+    compile: bool | Mapping[str, Any] = False,
 ) -> Attachment:
     """Return a context manager under which ``pipeline(...)`` runs with sparse attention.
 
@@ -37,6 +39,8 @@ def attach(
         operations: What the method computes with; None: kernels of ours on an NVIDIA GPU from Ampere on, else torch.
         statistics: Measures where the heads look in some calls, for the receipt's ``sampled``: for instance
             ``svg.StatisticsSample()``; None measures none.
+        compile: Compile the transformers' repeated blocks as long as the with block lasts, each as one graph for fixed
+            shapes: True, or options of ``torch.compile`` beside or in place of these. The first forward takes longer.
 
     Raises:
         ValueError: If the pipeline's family, a backend's name or a setting is unknown, or ``method`` is no method.
@@ -60,6 +64,7 @@ def attach(
         strict=strict,
         operations=operations if operations is not None else fastest_operations(execution_device(pipeline)),
         statistics=statistics,
+        compile=compile,
     )
 
 

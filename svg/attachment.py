@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,7 +42,8 @@ class Backend(Protocol):
 class ModelAdapter(Protocol):
     """What a model family tells the attachment about itself.
 
-    Where one forward holds several branches, ``item_branches(pipeline, inputs)`` names each batch item's.
+    Where one forward holds several branches, ``item_branches(pipeline, inputs)`` names each batch item's;
+    ``repeated_blocks`` names classes of blocks to compile beside those that the transformer's class names.
     """
 
     branches: tuple[str, ...]
@@ -123,14 +124,17 @@ class StepClock:
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """One layer's attention, which a compiled block calls but does not trace: it decides, counts and records."""
+    """One layer's attention: it decides, counts and records. A compiled block comes to it by ``svg.sites``."""
 
     attachment: Attachment
     transformer: int
     layer: int
     num_layers: int
 
-    @torch.compiler.disable
+    @torch.compiler.disable(
+        reason="svg.attach decides attention anew at every step: call it from a processor that derives from "
+        "svg.models._processor.SelfAttention, or compile with fullgraph=False"
+    )
     def __call__(self, inputs: AttentionInputs) -> torch.Tensor:
         return self.attachment._attend(inputs, self.transformer, self.layer, self.num_layers)
 
@@ -149,6 +153,10 @@ class Attachment:
         strict: Raise where a backend refuses a plan. If False the call runs dense and the receipt says so.
         operations: What the method computes with; None is plain torch.
         statistics: Measures some calls, for the receipt's ``sampled``; None measures none.
+        compile: Compile the transformers' repeated blocks meanwhile: True, or options of ``torch.compile``.
+
+    Raises:
+        ValueError: If ``compile`` is neither.
     """
 
     def __init__(
@@ -164,6 +172,7 @@ class Attachment:
         strict: bool = True,
         operations: TorchOperations | None = None,
         statistics: Statistics | None = None,
+        compile: bool | Mapping[str, Any] = False,
     ) -> None:
         self.pipeline, self.adapter, self.method = pipeline, adapter, method
         self.backend, self.dense_backend = backend, dense_backend
@@ -171,6 +180,7 @@ class Attachment:
         self.operations = operations if operations is not None else TorchOperations()
         self.phases = phases if phases is not None else NoPhases()
         self.statistics = statistics
+        self.compile_options = _options_of(compile)
         self.receipt = Receipt()
         self._clock = StepClock(adapter.branches)
         self._timestep: tuple[torch.Tensor | None, float] = (None, 0.0)
@@ -220,6 +230,14 @@ class Attachment:
                 raise ValueError("this pipeline is under another svg.attach; leave that with block first")
             module.set_processor(processor)
             self._undo.append(partial(module.set_processor, stock))
+            if hasattr(processor, "open"):
+                self._undo.append(processor.open(module))
+        if self.compile_options is not None:
+            # It loads a compiler, which nothing else here needs.
+            from svg.compiling import compile_blocks
+
+            more = getattr(self.adapter, "repeated_blocks", ())
+            self._undo.append(compile_blocks(transformer, more, self.compile_options))
 
     def _read(self, timestep: torch.Tensor) -> float:
         """Return a timestep's value; waits for the device once a step, whose branches are handed the same tensor."""
@@ -291,3 +309,12 @@ class Attachment:
                 output = self.operations.restore(plan, output)
         self.receipt.record(context, backend.name, plan, fallback, self._item_branches)
         return output
+
+
+def _options_of(compile: bool | Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the options of ``torch.compile`` that are asked for; None: nothing is compiled."""
+    if isinstance(compile, bool):
+        return {} if compile else None
+    if not isinstance(compile, Mapping):
+        raise ValueError(f"compile is {compile!r}; it must be True, False or a dict of options of torch.compile")
+    return dict(compile)

@@ -47,6 +47,7 @@ ROOMS = {
     "svg.order": Room("svg.layout", "torch"),
     "svg.pattern": Room("svg.layout", "torch"),
     "svg.placement": Room("", "torch"),
+    "svg.sites": Room("", "torch"),
     "svg.operations": Room("svg.placement", "torch"),
     "svg.block_mask": Room("svg.layout svg.placement svg.order svg.pattern", "torch"),
     "svg.plan": Room("svg.layout svg.placement svg.order svg.pattern svg.block_mask svg.operations", "torch"),
@@ -63,7 +64,7 @@ ROOMS = {
     # A backend computes, a model adapts: neither knows a method, nor each other.
     "svg_kernels": Room("", "torch triton"),
     "svg.backends": Room(f"{PLAN} svg.pattern_integers svg_kernels", "torch flash_attn fa3_fwd_interface"),
-    "svg.models": Room("svg.layout svg.context svg.plan svg_kernels", "torch diffusers"),
+    "svg.models": Room("svg.layout svg.context svg.plan svg.sites svg_kernels", "torch diffusers"),
     # What heads look at is told from finished tensors and the plan alone.
     "svg.pattern_statistics": Room(PLAN, "torch"),
     "svg.statistics_sample": Room(f"{PLAN} svg.pattern_statistics", "torch"),
@@ -72,7 +73,8 @@ ROOMS = {
     "svg.captures": Room(f"{PLAN} svg.receipt svg.atomic svg.results svg.captures.index", "torch safetensors"),
     # attach joins what it is handed; only `attaching` finds backends and models by name.
     "svg.receipt": Room(PLAN, "torch"),
-    "svg.attachment": Room(f"{PLAN} svg.schedule svg.receipt", "torch"),
+    "svg.compiling": Room("", "torch"),
+    "svg.attachment": Room(f"{PLAN} svg.schedule svg.receipt svg.compiling", "torch"),
     "svg.attaching": Room("svg.attachment svg.backends svg.models svg.operations svg.kernel_operations", "torch"),
     # Side rooms: they measure and keep, and know nothing of attention, save that cost reads plans.
     "svg.cost": Room("svg.plan svg.receipt", "torch"),

@@ -10,9 +10,9 @@ import torch
 from svg.layout import TokenLayout
 from svg.models._fused import fused
 from svg.models._inputs import projected
+from svg.models._processor import SelfAttention
 from svg.models._sizes import check_frames, check_pixels, check_positions
 from svg.models._text import TextCount, counted, most_tokens
-from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
 
 PIPELINES = ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline")
@@ -23,6 +23,8 @@ class CogVideoXAdapter:
     """What the attachment needs to know of CogVideoX."""
 
     branches = ("joint",)
+    # diffusers' class names none.
+    repeated_blocks = ("CogVideoXBlock",)
 
     def transformers(self, pipeline: Any) -> list[torch.nn.Module]:
         return [pipeline.transformer]
@@ -84,7 +86,7 @@ class CogVideoXAdapter:
         return CogVideoXSelfAttention(attend, stock)
 
 
-class CogVideoXSelfAttention:
+class CogVideoXSelfAttention(SelfAttention):
     """diffusers' attention processor for CogVideoX, with the attention itself handed in.
 
     Args:
@@ -102,10 +104,9 @@ class CogVideoXSelfAttention:
                 f"CogVideoX's attention runs through {type(stock).__name__}; svg.attach replaces diffusers' own "
                 f"processors only: {', '.join(STOCK_PROCESSORS)}"
             )
-        self._attend = attend
+        super().__init__(attend)
         self._is_fused = type(stock).__name__.startswith("Fused")
 
-    @untraced
     def __call__(
         self,
         attn: Any,
@@ -122,20 +123,31 @@ class CogVideoXSelfAttention:
             query, key, value = attn.to_qkv(tokens).chunk(3, dim=-1)
         else:
             query, key, value = attn.to_q(tokens), attn.to_k(tokens), attn.to_v(tokens)
-        rotation = None if image_rotary_emb is None else _with_text(image_rotary_emb, num_text_tokens)
+        output, _ = self.attended(attn, query, key, value, image_rotary_emb)
+        output = attn.to_out[1](attn.to_out[0](output))
+        return output[:, num_text_tokens:], output[:, :num_text_tokens]
+
+    def inputs(
+        self,
+        attn: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None,
+        num_apart: int,
+    ) -> AttentionInputs:
+        # The rotation is the video's, which stands after the text.
+        turns = None if rotation is None else _with_text(rotation, query.shape[1] - rotation[0].shape[0])
 
         def finish(norm: torch.nn.Module | None, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
-            whole = None if indices is not None else fused(rows, attn.heads, norm, rotation)
+            whole = None if indices is not None else fused(rows, attn.heads, norm, turns)
             if whole is not None:
                 return whole
             heads = rows.unflatten(2, (attn.heads, -1)).transpose(1, 2)
             heads = heads if norm is None else norm(heads)
-            return heads if rotation is None else rotate(heads, rotation, indices)
+            return heads if turns is None else rotate(heads, turns, indices)
 
-        inputs = projected(attn, query, key, value, finish)
-        output = self._attend(inputs).transpose(1, 2).flatten(2, 3)
-        output = attn.to_out[1](attn.to_out[0](output))
-        return output[:, num_text_tokens:], output[:, :num_text_tokens]
+        return projected(attn, query, key, value, finish)
 
 
 def _with_text(

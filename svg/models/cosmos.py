@@ -12,9 +12,9 @@ import torch
 from svg.layout import TokenLayout
 from svg.models._fused import fused
 from svg.models._inputs import projected
+from svg.models._processor import SelfAttention
 from svg.models._sizes import check_frames, check_pixels, check_positions
 from svg.models._text import TextCount, counted, most_tokens
-from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
 
 PIPELINES = ("CosmosTextToWorldPipeline",)
@@ -25,6 +25,8 @@ class CosmosAdapter:
     """What the attachment needs to know of Cosmos."""
 
     branches = ("cond", "uncond")
+    # diffusers' class names none.
+    repeated_blocks = ("CosmosTransformerBlock",)
 
     def transformers(self, pipeline: Any) -> list[torch.nn.Module]:
         resize_without_torchvision()
@@ -72,7 +74,7 @@ class CosmosAdapter:
         return CosmosSelfAttention(attend, stock)
 
 
-class CosmosSelfAttention:
+class CosmosSelfAttention(SelfAttention):
     """diffusers' attention processor for Cosmos' self-attention, with the attention itself handed in.
 
     Args:
@@ -90,9 +92,8 @@ class CosmosSelfAttention:
                 f"Cosmos' attention runs through {type(stock).__name__}; svg.attach replaces diffusers' own "
                 f"processor only: {STOCK_PROCESSOR}"
             )
-        self._attend = attend
+        super().__init__(attend)
 
-    @untraced
     def __call__(
         self,
         attn: Any,
@@ -104,19 +105,26 @@ class CosmosSelfAttention:
         if encoder_hidden_states is not None or attention_mask is not None:
             raise ValueError("Cosmos' self-attention takes neither text nor a mask; got one of them")
         query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        output, _ = self.attended(attn, query, key, value, image_rotary_emb)
+        return attn.to_out[1](attn.to_out[0](output))
 
+    def inputs(
+        self,
+        attn: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None,
+        num_apart: int,
+    ) -> AttentionInputs:
         def finish(norm: torch.nn.Module, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
-            whole = (
-                None if indices is not None else fused(rows, attn.heads, norm, image_rotary_emb, is_interleaved=False)
-            )
+            whole = None if indices is not None else fused(rows, attn.heads, norm, rotation, is_interleaved=False)
             if whole is not None:
                 return whole
             heads = norm(rows.unflatten(2, (attn.heads, -1)).transpose(1, 2))
-            return heads if image_rotary_emb is None else rotate(heads, image_rotary_emb, indices)
+            return heads if rotation is None else rotate(heads, rotation, indices)
 
-        inputs = projected(attn, query, key, value, finish)
-        output = self._attend(inputs).transpose(1, 2).flatten(2, 3).type_as(query)
-        return attn.to_out[1](attn.to_out[0](output))
+        return projected(attn, query, key, value, finish)
 
 
 def rotate(

@@ -17,9 +17,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from svg.layout import TokenLayout
 from svg.models._fused import fused
+from svg.models._processor import SelfAttention
 from svg.models._sizes import check_frames, check_pixels, sides_for_image
 from svg.models._text import TextCount, counted, most_tokens
-from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
 
 PIPELINES = ("HunyuanVideoPipeline", "HunyuanVideoImageToVideoPipeline")
@@ -66,6 +66,8 @@ class HunyuanVideoAdapter:
     branches = ("cond", "uncond")
     # The length of attention's sequence depends on the prompt.
     slices_text = True
+    # Of image-to-video, beside those that diffusers' class names.
+    repeated_blocks = ("HunyuanVideoTokenReplaceTransformerBlock", "HunyuanVideoTokenReplaceSingleTransformerBlock")
 
     def __init__(self) -> None:
         self._text = TextLengths()
@@ -137,7 +139,7 @@ def _multiple(pipeline: Any) -> int:
     return math.lcm(16, pipeline.vae_scale_factor_spatial * pipeline.transformer.config.patch_size)
 
 
-class HunyuanVideoJointAttention:
+class HunyuanVideoJointAttention(SelfAttention):
     """diffusers' attention processor for HunyuanVideo's joint attention, with the attention itself handed in.
 
     Args:
@@ -150,11 +152,11 @@ class HunyuanVideoJointAttention:
     _parallel_config = None
 
     def __init__(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any, text: TextLengths) -> None:
-        self._attend, self._text = attend, text
+        super().__init__(attend)
+        self._text = text
         if getattr(stock, "_parallel_config", None) is not None:
             raise ValueError("context parallelism is on for this pipeline; svg.attach does not go through it yet")
 
-    @untraced
     def __call__(
         self,
         attn: Any,
@@ -163,30 +165,46 @@ class HunyuanVideoJointAttention:
         attention_mask: torch.Tensor | None = None,
         image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        num_video, num_padded = hidden_states.shape[1], encoder_hidden_states.shape[1]
-        text = encoder_hidden_states[:, : self._text.longest]
-        is_dual = attn.add_q_proj is not None
-        if is_dual:
-            query = torch.cat([attn.to_q(hidden_states), attn.add_q_proj(text)], 1)
-            key = torch.cat([attn.to_k(hidden_states), attn.add_k_proj(text)], 1)
-            value = torch.cat([attn.to_v(hidden_states), attn.add_v_proj(text)], 1)
+        # Padding is projected with the rest, a few hundred tokens: shapes that no prompt changes compile once.
+        if attn.add_q_proj is not None:
+            query = torch.cat([attn.to_q(hidden_states), attn.add_q_proj(encoder_hidden_states)], 1)
+            key = torch.cat([attn.to_k(hidden_states), attn.add_k_proj(encoder_hidden_states)], 1)
+            value = torch.cat([attn.to_v(hidden_states), attn.add_v_proj(encoder_hidden_states)], 1)
         else:
-            tokens = torch.cat([hidden_states, text], 1)
+            tokens = torch.cat([hidden_states, encoder_hidden_states], 1)
             query, key, value = attn.to_q(tokens), attn.to_k(tokens), attn.to_v(tokens)
+        video, text = self.attended(attn, query, key, value, image_rotary_emb, encoder_hidden_states.shape[1])
+        if getattr(attn, "to_out", None) is not None:
+            video = attn.to_out[1](attn.to_out[0](video))
+        if getattr(attn, "to_add_out", None) is not None:
+            text = attn.to_add_out(text)
+        return video, text
+
+    def inputs(
+        self,
+        attn: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None,
+        num_apart: int,
+    ) -> AttentionInputs:
+        num_video = query.shape[1] - num_apart
+        query, key, value = (x[:, : num_video + self._text.longest] for x in (query, key, value))
         norms = (attn.norm_q, attn.norm_k)
-        text_norms = (attn.norm_added_q, attn.norm_added_k) if is_dual else norms
+        text_norms = norms if attn.add_q_proj is None else (attn.norm_added_q, attn.norm_added_k)
 
         def finish(which: int, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
             both = norms[which], text_norms[which]
             if indices is None:
                 span = num_video, rows.shape[1]
-                whole = fused(rows, attn.heads, both[0], image_rotary_emb, text=span, text_norm=both[1])
+                whole = fused(rows, attn.heads, both[0], rotation, text=span, text_norm=both[1])
                 if whole is not None:
                     return whole
             heads = rows.unflatten(2, (attn.heads, -1))
-            return finished(heads, *both, image_rotary_emb, num_video, indices).transpose(1, 2)
+            return finished(heads, *both, rotation, num_video, indices).transpose(1, 2)
 
-        inputs = AttentionInputs(
+        return AttentionInputs(
             query,
             key,
             value,
@@ -195,14 +213,6 @@ class HunyuanVideoJointAttention:
             finish_key=lambda rows, indices: finish(1, rows, indices),
             key_lengths=None if self._text.each is None else num_video + self._text.each,
         )
-        output = self._attend(inputs).transpose(1, 2).flatten(2, 3).type_as(query)
-        video, text = output[:, :num_video], output[:, num_video:]
-        if getattr(attn, "to_out", None) is not None:
-            video = attn.to_out[1](attn.to_out[0](video))
-        if getattr(attn, "to_add_out", None) is not None:
-            text = attn.to_add_out(text)
-        # The block counts on the padded length; what stands in the padding reaches no other token.
-        return video, torch.nn.functional.pad(text, (0, 0, 0, num_padded - text.shape[1]))
 
 
 def finished(

@@ -11,8 +11,8 @@ import torch
 from svg.layout import TokenLayout
 from svg.models._fused import fused
 from svg.models._inputs import projected
+from svg.models._processor import SelfAttention
 from svg.models._text import TextCount, counted, most_tokens
-from svg.models._untraced import untraced
 from svg.plan import AttentionInputs
 
 PIPELINES = ("WanPipeline",)
@@ -88,7 +88,7 @@ class WanAdapter:
         return WanSelfAttention(attend, stock)
 
 
-class WanSelfAttention:
+class WanSelfAttention(SelfAttention):
     """diffusers' attention processor for Wan's self-attention, with the attention itself handed in.
 
     Args:
@@ -100,11 +100,10 @@ class WanSelfAttention:
     _parallel_config = None
 
     def __init__(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> None:
-        self._attend = attend
+        super().__init__(attend)
         if getattr(stock, "_parallel_config", None) is not None:
             raise ValueError("context parallelism is on for this pipeline; svg.attach does not go through it yet")
 
-    @untraced
     def __call__(
         self,
         attn: Any,
@@ -119,17 +118,26 @@ class WanSelfAttention:
             query, key, value = attn.to_qkv(hidden_states).chunk(3, dim=-1)
         else:
             query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        output, _ = self.attended(attn, query, key, value, rotary_emb)
+        return attn.to_out[1](attn.to_out[0](output))
 
+    def inputs(
+        self,
+        attn: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None,
+        num_apart: int,
+    ) -> AttentionInputs:
         def finish(norm: torch.nn.Module, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
-            whole = None if indices is not None else fused(rows, attn.heads, norm, rotary_emb)
+            whole = None if indices is not None else fused(rows, attn.heads, norm, rotation)
             if whole is not None:
                 return whole
             heads = norm(rows).unflatten(2, (attn.heads, -1))
-            return (heads if rotary_emb is None else rotate(heads, rotary_emb, indices)).transpose(1, 2)
+            return (heads if rotation is None else rotate(heads, rotation, indices)).transpose(1, 2)
 
-        inputs = projected(attn, query, key, value, finish)
-        output = self._attend(inputs).transpose(1, 2).flatten(2, 3).type_as(query)
-        return attn.to_out[1](attn.to_out[0](output))
+        return projected(attn, query, key, value, finish)
 
 
 def rotate(

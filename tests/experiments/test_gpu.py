@@ -49,8 +49,10 @@ def test_a_comparison_on_a_gpu_records_times_that_add_up(small, backend, wide_mo
         assert value["compile_s"] > 0
 
 
-def test_a_step_on_a_gpu_is_timed_with_its_clocks_and_its_share_of_the_peak(tmp_path):
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_step_on_a_gpu_is_timed_with_its_clocks_and_its_share_of_the_peak(compile, tmp_path):
     settings = ["model=wan_t2v_1_3b", "model.transformer.num_layers=3", "seconds=1", f"runs_dir={tmp_path}"]
+    settings.append(f"compile={compile}")
     config = composed(*settings, config_name="step_latency", settings=StepConfig)
     path = step_runner.run(step_planning.check(config, Names("wan_t2v_1_3b", "svg")))
     rows = load.measurements(path.parent)
@@ -60,5 +62,6 @@ def test_a_step_on_a_gpu_is_timed_with_its_clocks_and_its_share_of_the_peak(tmp_
     assert value["check_error"] <= value["check_allowed"]
     assert value["sm_clock_mhz"] > 0
     assert 0 < value["dense_roofline_share"] < 1
+    assert value["compile_s"] > 0 or not compile
     # The weights, and no map of every pair of tokens, which would take a GiB.
     assert value["weights_gib"] < value["peak_memory_gib"] < value["weights_gib"] + 3

@@ -50,7 +50,6 @@ class Family(NamedTuple):
     targets: tuple[str, ...] = TARGETS
     tolerance: float = 0.0
     fused_tolerance: float = 1e-5
-    make_one_expert: Callable[..., Any] | None = None
 
     def stock(self, pipeline, **settings) -> torch.Tensor:
         return generate(pipeline, **self.settings | settings)
@@ -76,7 +75,6 @@ FAMILIES = {
         6,
         {},
         SMALL_TILES,
-        make_one_expert=tiny_wan_pipeline,
     ),
     # Its padding is sliced off, so sums are taken in another order.
     "hunyuan_video": Family(
@@ -214,74 +212,3 @@ def test_weights_stored_in_another_precision_give_what_they_give_the_stock_pipel
     stock = family.stock(pipeline)
     family.assert_dense_is(stock, pipeline)
     assert not torch.equal(family.sparse(pipeline), stock)
-
-
-@pytest.fixture
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-def compile_blocks(pipeline, **options: Any) -> None:
-    """Compile a pipeline's blocks; classes that do not say which repeat have them compiled one by one."""
-    for expert in experts_of(pipeline):
-        if expert._repeated_blocks:
-            expert.compile_repeated_blocks(**options)
-        else:
-            for block in expert.transformer_blocks:
-                block.compile(**options)
-
-
-def compiled(make: Callable[..., Any], num_layers: int):
-    """Return a pipeline with compiled blocks, and the graphs that were compiled; nothing is made faster."""
-    graphs = []
-
-    def keep(graph: torch.fx.GraphModule, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
-    pipeline = make(num_layers)
-    compile_blocks(pipeline, backend=keep)
-    return pipeline, graphs
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["wan2_2", "hunyuan_video", *(pytest.param(one, marks=pytest.mark.slow) for one in ("cogvideox", "cosmos"))]
-)
-def test_compiled_blocks_give_the_same_videos_and_are_compiled_once_for_all_layers_and_steps(name, fresh_compiler):
-    resize_without_torchvision()
-    one = FAMILIES[name]
-    make = one.make_one_expert or one.make
-    plain = make(4)
-    stock, sparse = one.stock(plain), one.sparse(plain)
-    pipeline, graphs = compiled(make, 4)
-    assert_near(one.sparse(pipeline), sparse)
-    once = len(graphs)
-    assert_near(one.sparse(pipeline), sparse)
-    assert len(graphs) == once
-    assert_near(one.stock(pipeline), stock)
-    shallow, graphs = compiled(make, 2)
-    one.sparse(shallow)
-    assert len(graphs) == once > 0
-
-
-@pytest.mark.slow
-def test_blocks_that_must_be_one_graph_are_told_which_setting_to_change(family, pipeline, fresh_compiler):
-    compile_blocks(pipeline, fullgraph=True, backend="eager")
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="compile with fullgraph=False"):
-        family.sparse(pipeline)
-
-
-@pytest.mark.slow
-def test_compiled_blocks_are_compiled_twice_at_most_for_prompts_of_any_length(fresh_compiler):
-    one = FAMILIES["hunyuan_video"]
-    pipeline, graphs = compiled(one.make, 1)
-    counts = []
-    # Their texts are 2, 6, 9 and 10 tokens.
-    for prompt in ("circle", "a red circle moves right", "a blue square spins left and moves right", "a " * 9):
-        one.sparse(pipeline, prompt=prompt)
-        counts.append(len(graphs))
-    assert counts[1] == counts[-1] <= 2 * counts[0]

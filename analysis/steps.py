@@ -40,8 +40,8 @@ def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns ``run_id``, ``model``, ``call`` (``batch x heads x tokens x channels``), ``backend``, ``dense_backend``,
-        ``status``, ``error``, ``n`` (repetitions of the dense step), and those of ``COLUMNS``, NaN where nothing was
-        measured. Times are medians in seconds; the density is by tiles.
+        ``is_compiled`` (the transformer's blocks), ``status``, ``error``, ``n`` (repetitions of the dense step), and
+        those of ``COLUMNS``, NaN where nothing was measured. Times are medians in seconds; the density is by tiles.
     """
     chosen = step_runs(runs).sort_values(["model", "backend", "created"], kind="stable")
     is_whole = measurements["protocol"].isna() | (measurements["protocol"] == "tile")
@@ -52,6 +52,8 @@ def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         row = {name: run[name] for name in ("run_id", "model", "backend", "dense_backend", "status")}
         # A job of a sweep that was refused before anything was worked out has none.
         row |= {"call": "–" if any(map(pd.isna, sizes)) else " × ".join(map(str, sizes)), "error": run["error.message"]}
+        # Records from before there was a choice have no such column.
+        row["is_compiled"] = str(run.get("config.compile")) == "True"
         row["n"] = _value(values, run["run_id"], "dense_step_s", "n")
         row |= {name: _value(values, run["run_id"], quantity) for name, (_, quantity, _) in COLUMNS.items()}
         rows.append(row)
@@ -63,7 +65,8 @@ def step_lines(measurements: pd.DataFrame, runs: pd.DataFrame) -> tuple[list[lis
     table = step_table(measurements, runs)
     lines = [list(HEADINGS)]
     for row in table.to_dict("records"):
-        named = [row["model"], row["call"], f"{row['backend']} vs {row['dense_backend']}"]
+        compiled = ", compiled" if row["is_compiled"] else ""
+        named = [row["model"], row["call"], f"{row['backend']} vs {row['dense_backend']}{compiled}"]
         if row["status"] == "complete":
             cells = [_text(row[name], form) for name, (_, _, form) in COLUMNS.items()]
             lines.append([*named, *cells, str(int(row["n"]))])

@@ -58,7 +58,7 @@ def run(plan: Plan) -> Path:
         return folder
     runner.set_threads(config)
     pipeline = load_pipeline(config.model, plan.folder, plan.device)
-    generator = Generator(pipeline, config.model, plan.device)
+    generator = Generator(pipeline, config.model, plan.device, config.compile)
     generator.check(plan.prompts)
     alike = {generator.shape(job.prompt): job.prompt for job in todo}
     by_shape = {shape: survey(generator, prompt) for shape, prompt in alike.items()}
@@ -86,7 +86,7 @@ def _selection(config: CaptureConfig) -> Selection:
 
 def _settings(plan: Plan, selection: Selection) -> dict[str, Any]:
     """Return what decides the tensors, but for prompt and seed."""
-    names = ("model", "method", "backend", "dense_backend", "device", "threads")
+    names = ("model", "method", "backend", "dense_backend", "compile", "device", "threads")
     modules = ("experiments.generation", Recorder.__module__)
     code = code_of(plan.config, plan.method, plan.backend, plan.device.type, *modules)
     return {name: plan.settings[name] for name in names} | {"code": code, "capture": plain(selection)}

@@ -111,7 +111,7 @@ class Estimator:
 
 def twins_of(settings: Mapping[str, Any]) -> set[str]:
     """Return a text for each dense twin that a run of these settings needs."""
-    shared = {name: settings[name] for name in ("model", "dense_backend", "device", "threads")}
+    shared = {name: settings.get(name) for name in ("model", "dense_backend", "compile", "device", "threads")}
     return {
         canonical_json({**shared, "prompt": prompt, "seed": seed})
         for prompt in settings["prompts"]

@@ -32,7 +32,7 @@ def main(config: Config, names: planning.Names) -> None:
     runner.set_threads(config)
     pipeline = load_pipeline(config.model, plan.folder, plan.device)
     model = config.model
-    generator = Generator(pipeline, model, plan.device)
+    generator = Generator(pipeline, model, plan.device, config.compile)
     generator.check(plan.prompts)
     for prompt in plan.prompts:
         truncation.facts(pipeline, model, prompt)

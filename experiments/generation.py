@@ -73,11 +73,19 @@ class Generation:
 
 @dataclass(frozen=True)
 class Generator:
-    """A pipeline with the settings that all generations of a run share."""
+    """A pipeline with the settings that all generations of a run share.
+
+    Args:
+        pipeline: Loaded, on the device.
+        model: The sampler's settings.
+        device: Where it computes.
+        compile: Whether the transformer's blocks are compiled, as ``svg.attach`` takes it.
+    """
 
     pipeline: Any
     model: ModelConfig
     device: torch.device
+    compile: bool = False
 
     def __call__(
         self,
@@ -149,7 +157,14 @@ class Generator:
         reset_peak(self.device)
         try:
             with attach(
-                self.pipeline, method, backend, dense_backend, seed=seed, phases=phases, statistics=statistics
+                self.pipeline,
+                method,
+                backend,
+                dense_backend,
+                seed=seed,
+                phases=phases,
+                statistics=statistics,
+                compile=self.compile,
             ) as run:
                 clock.wait()
                 start = clock.mark()

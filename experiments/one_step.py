@@ -52,6 +52,7 @@ class Step:
     forwards: list[dict[str, Any]]
     device: torch.device
     seed: int
+    compile: bool = False
 
     def __call__(self, method: Any, backend: Any, dense_backend: Any) -> Timing:
         """Run the step and return what it took.
@@ -70,6 +71,7 @@ class Step:
             seed=self.seed,
             phases=phases,
             operations=fastest_operations(self.device),
+            compile=self.compile,
         )
         reset_peak(self.device)
         with torch.no_grad(), attached as run:
@@ -84,7 +86,12 @@ class Step:
 
 
 def build_step(
-    model: ModelConfig, layout: TokenLayout, device: torch.device, seed: int, is_short: bool = False
+    model: ModelConfig,
+    layout: TokenLayout,
+    device: torch.device,
+    seed: int,
+    blocks: int | None = None,
+    compile: bool = False,
 ) -> Step:
     """Build a transformer with random weights, and random inputs in the shapes that its pipeline makes.
 
@@ -93,7 +100,9 @@ def build_step(
         layout: Tokens of one self-attention call.
         device: Where both are built.
         seed: Of both.
-        is_short: With one block of each kind only: every shape of a step at a fraction of its time, for warm-ups.
+        blocks: How many of each kind, for warm-ups: one has every shape of a step at a fraction of its time, two have
+            every memory layout, too. None: the model's.
+        compile: Whether its blocks are compiled.
 
     Raises:
         ValueError: If the model's settings do not describe a transformer of the family.
@@ -102,18 +111,18 @@ def build_step(
     family, adapter = family_of(model.pipeline), adapter_named(model.pipeline)
     sizes = model.transformer
     grid = grid_of(model, sizes)
-    transformer = build_transformer(family, sizes, getattr(torch, model.dtype), device, seed, is_short)
+    transformer = build_transformer(family, sizes, getattr(torch, model.dtype), device, seed, blocks)
     timesteps = torch.tensor(grid, device=device)
     denoiser = Denoiser(transformer, SimpleNamespace(timesteps=timesteps), model.guidance_scale)
     num_layers = len(adapter.self_attentions(transformer))
-    if not is_short and num_layers != sizes.num_layers:
+    if blocks is None and num_layers != sizes.num_layers:
         raise ValueError(
             f"model.transformer.num_layers is {sizes.num_layers}, but model.transformer.diffusers makes {num_layers}"
         )
     generator = torch.Generator(device).manual_seed(seed)
     latents = latent_size(model, layout, transformer)
     request = Request(transformer, model, sizes, layout, latents, grid[0], generator)
-    return Step(denoiser, adapter, family.forwards(request), device, seed)
+    return Step(denoiser, adapter, family.forwards(request), device, seed, compile)
 
 
 def build_transformer(
@@ -122,7 +131,7 @@ def build_transformer(
     dtype: torch.dtype,
     device: torch.device,
     seed: int = 0,
-    is_short: bool = False,
+    blocks: int | None = None,
 ) -> Any:
     """Return a transformer with diffusers' own random weights, in the types in which a checkpoint would be loaded.
 
@@ -132,7 +141,7 @@ def build_transformer(
         dtype: Precision of the weights, save those that its class keeps in float32.
         device: Where it is built, at once.
         seed: Of the weights; the global generator is put back.
-        is_short: With one block of each kind only.
+        blocks: How many of each kind; None: the model's.
 
     Raises:
         ValueError: If the class has no such setting.
@@ -144,8 +153,8 @@ def build_transformer(
     settings |= family.settings(sizes) | sizes.diffusers
     known = inspect.signature(transformer_class.__init__).parameters
     check_keys("model.transformer.diffusers", sizes.diffusers, known)
-    if is_short:
-        settings |= dict.fromkeys(family.LAYERS, 1)
+    if blocks is not None:
+        settings |= dict.fromkeys(family.LAYERS, blocks)
     before = torch.get_default_dtype()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.device(device):

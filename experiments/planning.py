@@ -85,6 +85,7 @@ def check(config: Config, names: Names, may_download: bool = True) -> Plan:
         # A dense run that asks for no backend is its twin's copy, and no other kernel's video.
         "backend": {"name": "auto"} if is_copy else {"name": backend.name, **fields_of(backend)},
         "dense_backend": config.dense_backend,
+        "compile": config.compile,
         "prompts": [prompt.identity for prompt in prompts],
         "quality": {"metrics": config.quality.metrics, "protocols": config.quality.protocols},
         "statistics": None if sample is None else fields_of(sample),

@@ -44,7 +44,7 @@ def run(plan: Plan) -> Path:
         tracking.check(config.tracking)
         set_threads(config)
         pipeline = load_pipeline(model, plan.folder, plan.device)
-        generator = Generator(pipeline, model, plan.device)
+        generator = Generator(pipeline, model, plan.device, config.compile)
         generator.check(plan.prompts)
         choice = pick_dense_backend(config, generator, plan.prompts[0])
     dense_backend = choice.backend

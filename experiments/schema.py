@@ -201,6 +201,7 @@ class Config:
     quality: QualityConfig = field(default_factory=QualityConfig)
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    compile: bool = False
     seed: int = 0
     seeds: list[int] = field(default_factory=lambda: [0])
     device: str = "auto"

@@ -84,6 +84,7 @@ def check(config: StepConfig, names: Names) -> StepPlan:
         "temporal_share": config.temporal_share if is_forced else None,
         "backend": {"name": backend.name, **fields_of(backend)},
         "dense_backend": config.dense_backend,
+        "compile": config.compile,
         "operations": type(fastest_operations(device)).__name__,
         "steps": config.steps,
         "device": device.type,

@@ -98,7 +98,7 @@ def _failure(plan: StepPlan, error: Exception) -> str:
 
 
 def _measure(plan: StepPlan, dense_backend: Any) -> step_rows.Measured:
-    """Check and warm up on one block of each kind, then time the whole model."""
+    """Check and warm up on a block or two of each kind, then time the whole model."""
     model = plan.config.model
     assert model.transformer is not None
     # What an earlier model of a sweep has left.
@@ -109,7 +109,7 @@ def _measure(plan: StepPlan, dense_backend: Any) -> step_rows.Measured:
     checks = _warm_up(plan, dense_backend)
     warmup_s, compile_s = time.perf_counter() - start, compile_seconds() - compiled
     start = time.perf_counter()
-    step = build_step(model, plan.layout, plan.device, plan.config.seed)
+    step = build_step(model, plan.layout, plan.device, plan.config.seed, compile=plan.config.compile)
     Clock(plan.device).wait()
     build_s = time.perf_counter() - start
     weights = sum(parameter.nbytes for parameter in step.denoiser.transformer.parameters()) / GIB
@@ -137,7 +137,7 @@ def _measure(plan: StepPlan, dense_backend: Any) -> step_rows.Measured:
 
 
 def _warm_up(plan: StepPlan, dense_backend: Any) -> dict[str, CheckedBackend]:
-    """Run every kind of step at its real size on one block of each kind, and check both backends' outputs meanwhile.
+    """Run every kind of step at its real size on a block or two of each kind, and check both backends meanwhile.
 
     Raises:
         ValueError: If a backend refuses, or the method plans no sparse call.
@@ -145,7 +145,9 @@ def _warm_up(plan: StepPlan, dense_backend: Any) -> dict[str, CheckedBackend]:
     """
     config = plan.config
     checks = {"dense": CheckedBackend(dense_backend), "sparse": CheckedBackend(plan.backend)}
-    step = build_step(config.model, plan.layout, plan.device, config.seed, is_short=True)
+    # What a first block is handed may lie otherwise in memory, and is then compiled for by itself.
+    blocks = 2 if config.compile else 1
+    step = build_step(config.model, plan.layout, plan.device, config.seed, blocks, config.compile)
     for method in _methods(plan, keeps_dense_layers=False).values():
         step(method, checks["sparse"], checks["dense"])
     if "sparse" in config.steps and not checks["sparse"].checked:

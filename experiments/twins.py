@@ -127,6 +127,7 @@ class Twins:
             "prompt": prompt.identity,
             "seed": seed,
             "backend": dense_backend.name,
+            "compile": generator.compile,
             "device": str(generator.device),
             "machine": {name: machine[name] for name in MACHINE},
             "versions": provenance.hardware(generator.device.type)["versions"],

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -94,7 +94,8 @@ _warm: WeakKeyDictionary[torch.nn.Module, set[tuple[Any, ...]]] = WeakKeyDiction
 
 
 def probe(generator: Generator, prompt: Prompt) -> Probe:
-    """Run one dense step and return what it shows; once in a process for each model and shape."""
+    """Run one dense step, uncompiled, and return what it shows; once in a process for each model and shape."""
+    generator = replace(generator, compile=False)
     model = generator.model
     transformer = adapter_for(generator.pipeline).transformers(generator.pipeline)[0]
     shape = (*generator.shape(prompt), model.num_frames, model.guidance_scale, str(generator.device))
@@ -141,11 +142,12 @@ def warm_up(generator: Generator, method: Any, backend: Any, dense_backend: Any,
     for index, transformer in enumerate(adapter_for(generator.pipeline).transformers(generator.pipeline)):
         warm = _warm.setdefault(transformer, set())
         with only_expert(generator.pipeline, index):
+            kind = found.shape, dense_backend.name, generator.compile
             # The probe was the first one's step with this kernel.
-            is_probed = index == 0 and dense_backend.name == "sdpa"
-            if (found.shape, dense_backend.name) not in warm and not is_probed:
+            is_probed = index == 0 and kind[1:] == ("sdpa", False)
+            if kind not in warm and not is_probed:
                 generator(prompt, 0, Dense(), dense_backend, dense_backend, num_inference_steps=1, decodes=False)
-                warm.add((found.shape, dense_backend.name))
+                warm.add(kind)
             if not isinstance(method, Dense):
                 sparse = FromTheFirstStep(method)
                 generator(prompt, 0, sparse, checked, dense_backend, num_inference_steps=1, decodes=False)

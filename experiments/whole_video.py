@@ -53,6 +53,7 @@ def run_video(
         seed=step.seed,
         phases=PhaseClock(clock),
         operations=operations,
+        compile=step.compile,
     )
     timesteps = denoiser.scheduler.timesteps
     latents: torch.Tensor | None = None

@@ -41,6 +41,7 @@ def _writer(runs_dir: str | Path, run_id: str, model: str, backend: str, seq_len
         dense_backend="sdpa_cudnn",
         config={
             "weights": "random",
+            "compile": model == "hunyuan_video_t2v",
             "model": {"name": model},
             "method": {"name": "svg", "sparsity": 0.25},
             "call": {"batch": 1, "num_heads": 24, "seq_len": seq_len, "head_dim": 128},

@@ -32,6 +32,7 @@ def test_a_row_is_a_run_by_model_and_backend(folder):
     row = table.iloc[2]
     assert (row["dense_s"], row["sparse_s"], row["density"], row["n"]) == (21.5, 11.25, 0.25, 3)
     assert row["call"] == "1 × 24 × 119056 × 128"
+    assert table["is_compiled"].tolist() == [False, True, True]
     assert table.iloc[1][["dense_s", "sparse_s", "n"]].isna().all()
 
 
@@ -40,6 +41,7 @@ def test_a_document_takes_the_table_with_failures_gaps_and_the_machine(folder):
     lines = [line for line in filled.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 3
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    assert "| flex vs sdpa_cudnn | " in lines[2] and "| flex vs sdpa_cudnn, compiled | " in lines[4]
     assert "| 21.50 | 11.25 | 1.91× | 2.50× | 0.50 | 36.2 | 43% | – | 3 |" in lines[4]
     assert "failed: a step of model=hunyuan_video_t2v with backend=another failed: it has \\| no kernel" in lines[3]
     assert "- Measured on Example GPU 80 GB, torch 2.13.0+cpu, commit 0123456789" in filled

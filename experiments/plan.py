@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
 import torch
 
+from experiments import plan_record
 from experiments.entry import command
 from experiments.forecasting import forecast
 from experiments.schema import PlanConfig
@@ -44,6 +47,10 @@ def main(config: PlanConfig, names: Any) -> None:
     torch.set_num_threads(config.threads or 1)
     found = forecast(config, names)
     print(json.dumps(found) if config.format == "json" else table(found), flush=True)
+    if config.record:
+        # What it says of a record that is there already must not follow the object.
+        with redirect_stdout(sys.stderr):
+            plan_record.write(config, names, found)
 
 
 def table(found: dict[str, Any]) -> str:

@@ -231,6 +231,7 @@ class PlanConfig(Config):
 
     gpu: str = "h200"
     format: str = "table"
+    record: bool = False
     text_tokens: int | None = None
 
     def __post_init__(self) -> None:

@@ -14,89 +14,36 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 from analysis import load
-from analysis.paired import difference_texts, paired, paired_remarks
-from analysis.remarks import remarks
 from analysis.roofline import floor_lines
 from analysis.settings import environments, machine_text
-from analysis.steps import step_lines, step_runs
-from analysis.summary import FORMATS, cell, full_labels, quality_columns, summary
 from analysis.targets import claims_markdown, read_rows
+from analysis.views import paired_view, steps_view, summary_view
+from analysis.writer import Table, grid, line
 from svg.results import RecordError
+
+_VIEWS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], Table]] = {
+    "rows": summary_view,
+    "paired": paired_view,
+    "steps": steps_view,
+}
 
 _TABLE = re.compile(
     r"(<!-- (?P<kind>rows|paired|steps|floor|claims): (?P<folder>\S+) -->\n).*?(<!-- end of (?P=kind) -->)", re.DOTALL
 )
 
 
-def markdown_table(table: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """Return a summary as a Markdown table with the machines it was measured on below.
-
-    Quality that no run could measure is left out of the columns and named below, with its reason.
-    """
-    quality = quality_columns(table)
-    measured = [name for name in quality if (table[f"{name}_n"] > 0).any()]
-    columns = ["density_executed", "speedup", "denoise_speedup", "attention_speedup", *measured]
-    headings = ["method", *(FORMATS[name][0] for name in columns), "videos"]
-    headings[2] += f" vs {', '.join(sorted(table['dense_backend'].dropna().unique()))}"
-    lines = [_line(headings), _line(["---", *["---:"] * (len(headings) - 1)])]
-    for label, (_, row) in zip(full_labels(table), table.iterrows(), strict=True):
-        if row["status"] != "complete":
-            lines.append(_line([label, f"{row['status']}: {row['error']}", *[""] * (len(headings) - 2)]))
-            continue
-        lines.append(_line([label, *(_cell(row, name) for name in columns), str(row["videos"])]))
-    notes = [*_machines(runs), *remarks(table)]
-    # What follows the semicolon is the command that would mend it, of use on that machine only.
-    reasons = {name: table[f"{name}_note"].iloc[0].split(";")[0] for name in quality if name not in measured}
-    notes += [f"{FORMATS[name][0]} {reason}" for name, reason in reasons.items()]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
-
-
-def paired_table(measurements: pd.DataFrame, runs: pd.DataFrame, quantity: str = "psnr_db") -> str:
-    """Return by how much ``svg`` exceeds every other method, a line each, with the machines below.
-
-    Raises:
-        RecordError: If no run of another method stands beside one of ``svg``.
-    """
-    table = paired(measurements, runs, quantity)
-    if table.empty:
-        raise RecordError(f"no run of another method stands beside one of svg at the same kept fraction ({quantity})")
-    headings = ["density", "method", f"svg minus it, {FORMATS[quantity][0]}", "95 % interval", "detectable", "prompts"]
-    lines = [_line(headings), _line(["---:", "---", *["---:"] * 4])]
-    for row in table.itertuples():
-        lines.append(_line([f"{row.density:g}", row.other, *difference_texts(row, quantity), str(row.prompts)]))
-    notes = [*_machines(runs), *paired_remarks(table, quantity)]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
-
-
-def _cell(row: pd.Series, name: str) -> str:
-    """Return a number of a summary's row with its interval, and whether noise alone would explain it."""
-    return ", ".join(filter(None, [cell(row, name), row.get(f"{name}_noise")])) or "–"
-
-
-def _machines(runs: pd.DataFrame) -> list[str]:
-    """Return a note on each machine that the runs were made on."""
-    machines = environments(runs)
+def document_table(table: Table) -> str:
+    """Return a table as it stands in a document: the grid, with the machines and what must be known below."""
+    machines = environments(table.runs)
     prefixes = {letter: f"{letter}: " if len(machines) > 1 else "Measured on " for letter in machines}
-    return [prefixes[letter] + machine_text(facts) for letter, facts in machines.items()]
-
-
-def step_markdown(measurements: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """Return the table of single denoising steps as Markdown, with the machines it was measured on below.
-
-    Raises:
-        RecordError: If no run timed a single step.
-    """
-    if step_runs(runs).empty:
-        raise RecordError("no run here is one of experiments.step_latency, and a document takes a table of them")
-    [headings, *cells], clocks = step_lines(measurements, runs)
-    rule = ["---", "---", "---", *["---:"] * (len(headings) - 3)]
-    notes = [*_machines(step_runs(runs)), *clocks]
-    return "\n".join([*map(_line, [headings, rule, *cells]), "", *(f"- {note}" for note in notes)])
+    notes = [*(prefixes[letter] + machine_text(facts) for letter, facts in machines.items()), *table.notes]
+    return "\n".join([grid(table), "", *(f"- {note}" for note in notes)])
 
 
 def floor_markdown(measurements: pd.DataFrame, runs: pd.DataFrame) -> str:
@@ -109,7 +56,7 @@ def floor_markdown(measurements: pd.DataFrame, runs: pd.DataFrame) -> str:
     if not lines:
         raise RecordError("no step here has a floor at measured rates, and a document takes a table of them")
     [headings, *cells] = lines
-    return "\n".join(map(_line, [headings, [*["---"] * 4, *["---:"] * (len(headings) - 4)], *cells]))
+    return "\n".join(map(line, [headings, [*["---"] * 4, *["---:"] * (len(headings) - 4)], *cells]))
 
 
 def fill(text: str, root: Path) -> str:
@@ -127,21 +74,13 @@ def fill(text: str, root: Path) -> str:
         if runs.empty:
             raise RecordError(f"{folder} holds no runs, and a document takes a table from it")
         measurements = load.measurements(folder)
-        if found["kind"] == "paired":
-            made = paired_table(measurements, runs)
-        elif found["kind"] == "floor":
+        if found["kind"] == "floor":
             made = floor_markdown(measurements, runs)
-        elif found["kind"] == "steps":
-            made = step_markdown(measurements, runs)
         else:
-            made = markdown_table(summary(measurements, runs), runs)
+            made = document_table(_VIEWS[found["kind"]](measurements, runs))
         return f"{found[1]}\n{made}\n\n{found[4]}"
 
     return _TABLE.sub(table, text)
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,36 @@
+"""Whether rows may become a table: a run is complete, numbers are numbers, and quality has one protocol."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis.summary import QUALITY
+from svg.results import RecordError
+
+
+def check_rows(measurements: pd.DataFrame, runs: pd.DataFrame, protocol: str = "standard") -> None:
+    """Raise ``RecordError`` naming a run whose rows cannot stand in a table.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+        protocol: Of the quality quantities.
+    """
+    whole = set(runs.loc[runs["status"] == "complete", "run_id"])
+    if not whole:
+        last = runs.sort_values("created", kind="stable").iloc[-1]
+        raise RecordError(f"no run is complete; {last['run_id']} is {last['status']}: {last['error.message']}")
+    rows = measurements[measurements["run_id"].isin(whole)]
+    lost = rows[(rows["status"] == "ok") & ~np.isfinite(rows["value"].astype(float))]
+    if len(lost):
+        row = lost.iloc[0]
+        raise RecordError(f"run {row['run_id']} has {row['quantity']} {row['value']}; a value must be finite")
+    quality = rows[rows["quantity"].isin(QUALITY) & rows["frame"].isna() & rows["protocol"].notna()]
+    for (run, quantity), protocols in quality.groupby(["run_id", "quantity"], sort=False)["protocol"]:
+        if protocol not in set(protocols):
+            found = ", ".join(sorted(set(protocols)))
+            raise RecordError(
+                f"run {run} has {quantity} in protocol {found} only, and the table is of {protocol}; leave the run "
+                f"out, measure it again, or pass --protocol {protocols.iloc[0]}"
+            )

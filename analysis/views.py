@@ -1,0 +1,120 @@
+"""The tables of runs, of paired differences and of single steps, as what `analysis.writer` writes."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.paired import difference_texts, paired, paired_remarks
+from analysis.remarks import form, remarks
+from analysis.steps import HEADINGS, step_lines, step_runs, step_table
+from analysis.summary import FORMATS, cell, full_labels, quality_columns, summary
+from analysis.writer import Table
+from svg.results import RecordError
+
+_SHOWN = ("density_executed", "speedup", "denoise_speedup", "attention_speedup")
+# For CSV: what names a line, and the columns of each quantity.
+_NAMED = ("label", "model", "method", "backend", "dense_backend", "environment", "runs", "status", "error", "videos")
+_PARTS = ("", "_ci_low", "_ci_high", "_low", "_high", "_prompts", "_n", "_note")
+_OVER_PROMPTS = "95 %, t or bootstrap-t over prompts, seeds averaged first, from 3 prompts up"
+
+
+def summary_view(measurements: pd.DataFrame, runs: pd.DataFrame, protocol: str = "standard") -> Table:
+    """Return a line per setting: density, speed and quality; quality that no run could measure becomes a note."""
+    table = summary(measurements, runs, protocol=protocol)
+    quality = quality_columns(table)
+    measured = [name for name in quality if (table[f"{name}_n"] > 0).any()]
+    columns = [*_SHOWN, *measured]
+    headings = ["method", *(FORMATS[name][0] for name in columns), "videos"]
+    headings[2] += f" vs {', '.join(sorted(table['dense_backend'].dropna().unique()))}"
+    cells = []
+    for label, (_, row) in zip(full_labels(table), table.iterrows(), strict=True):
+        if row["status"] != "complete":
+            cells.append((label, f"{row['status']}: {row['error']}", *[""] * (len(headings) - 2)))
+        else:
+            cells.append((label, *(_cell(row, name) for name in columns), str(row["videos"])))
+    # What follows the semicolon is the command that would mend it, of use on that machine only.
+    notes = {
+        name: next(filter(None, table[f"{name}_note"]), "not measured") for name in quality if name not in measured
+    }
+    reasons = {name: note.split(";")[0] for name, note in notes.items()}
+    return Table(
+        name="runs",
+        title=f"Sparse against dense, quality in protocol {protocol}",
+        headings=tuple(headings),
+        cells=tuple(cells),
+        align="l" + "r" * (len(headings) - 1),
+        frame=table[[*_NAMED, *(f"{name}{part}" for name in (*_SHOWN, *quality) for part in _PARTS)]],
+        runs=runs,
+        n="videos (prompts times seeds), as given in each line",
+        interval=_OVER_PROMPTS,
+        notes=(*remarks(table), *(f"{FORMATS[name][0]} {reason}" for name, reason in reasons.items())),
+    )
+
+
+def paired_view(
+    measurements: pd.DataFrame,
+    runs: pd.DataFrame,
+    quantity: str = "psnr_db",
+    reference: str = "svg",
+    protocol: str = "standard",
+) -> Table:
+    """Return by how much a method exceeds every other one on the same prompts.
+
+    Raises:
+        RecordError: If no run of another method stands beside one of it.
+    """
+    table = paired(measurements, runs, quantity, reference, protocol)
+    if table.empty:
+        raise RecordError(
+            f"no run of another method stands beside one of {reference} at the same kept fraction ({quantity}); "
+            f"there is {', '.join(runs['run_id'])}"
+        )
+    name = form(quantity)[0]
+    cells = [
+        (f"{row.density:g}", row.other, *difference_texts(row, quantity), str(row.prompts))
+        for row in table.itertuples()
+    ]
+    return Table(
+        name="paired",
+        title=f"{reference} minus another method on the same videos, {name} in protocol {protocol}",
+        headings=("density", "method", f"{reference} minus it, {name}", "95 % interval", "detectable", "prompts"),
+        cells=tuple(cells),
+        align="rlrrrr",
+        frame=table,
+        runs=runs,
+        n="prompts, as given in each line",
+        interval=_OVER_PROMPTS,
+        notes=tuple(paired_remarks(table, quantity)),
+    )
+
+
+def _cell(row: pd.Series, name: str) -> str:
+    """Return a number of a summary's row with its interval, and whether noise alone would explain it."""
+    return ", ".join(filter(None, [cell(row, name), row.get(f"{name}_noise")])) or "–"
+
+
+def steps_view(measurements: pd.DataFrame, runs: pd.DataFrame) -> Table:
+    """Return a line for each timed denoising step.
+
+    Raises:
+        RecordError: If no run timed a single step.
+    """
+    chosen = step_runs(runs)
+    if chosen.empty:
+        raise RecordError(
+            f"no run here is one of experiments.step_latency, and a table of steps needs one; there is "
+            f"{', '.join(runs['run_id'])}"
+        )
+    [_, *cells], clocks = step_lines(measurements, runs)
+    return Table(
+        name="steps",
+        title="One denoising step at full size with random weights, sparse beside dense, median of n",
+        headings=HEADINGS,
+        cells=tuple(map(tuple, cells)),
+        align="lll" + "r" * (len(HEADINGS) - 3),
+        frame=step_table(measurements, runs),
+        runs=chosen,
+        n="repetitions of the dense step, as given in each line",
+        interval="none",
+        notes=tuple(clocks),
+    )

@@ -1,0 +1,208 @@
+"""One writer writes every table in three formats, says what a reader must know, and refuses what does not compare."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from analysis import load, tables
+from analysis.views import paired_view, steps_view, summary_view
+from analysis.writer import Table, escape, grid, write
+from svg.results import Measurement, RunWriter
+from tests.analysis.test_paired import write as write_paired
+from tests.fake_runs import PROVENANCE
+from tests.fake_steps import write_fake_steps
+
+CLEAN = PROVENANCE | {"dirty": False}
+ALLOWED = ["--allow-dirty"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """``runs``, ``paired`` and ``steps``: one folder for each kind of table."""
+    root = tmp_path_factory.mktemp("tables")
+    lpips = {"unit": "1", "value": None, "n": 0, "prompt_id": "a", "seed": 0, "protocol": "standard"}
+    lost = Measurement(quantity="lpips_alex", status="unavailable", reason="no alexnet.pth; python -c x", **lpips)
+    record(root / "runs", "identical", [psnr(None, status="infinite")], dirty=True)
+    record(root / "runs", "good", [psnr(30.123456789), lost], {"method": {"sparsity": 0.5, "text": "50 % & a_b"}})
+    with pytest.raises(ValueError):
+        record(root / "runs", "failed", (psnr(None) for _ in "1"))
+    for method, scores in {"svg": [30.0, 31.0, 32.0], "random_blocks": [28.0, 29.5, 29.5]}.items():
+        write_paired(root / "paired", method, method, {"abc"[place]: [score] for place, score in enumerate(scores)})
+    write_fake_steps(root / "steps")
+    return root
+
+
+@pytest.fixture(scope="module", params=["runs", "paired", "steps"])
+def table(folder, request):
+    """Each of the tables."""
+    runs, rows = load.runs(folder / request.param), load.measurements(folder / request.param)
+    return {"runs": summary_view, "paired": paired_view, "steps": steps_view}[request.param](rows, runs)
+
+
+def refused(*arguments: str, capsys) -> str:
+    assert tables.main(list(arguments)) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
+def record(folder, run_id: str, rows, config: dict | None = None, **provenance) -> None:
+    """Write a run of clean code; a complete one, if its rows can be had."""
+    with RunWriter(
+        folder,
+        run_id,
+        model="tiny_wan",
+        method="svg",
+        backend="reference",
+        dense_backend="sdpa",
+        config=config or {"method": {"sparsity": 0.25}},
+        provenance=CLEAN | provenance,
+        prompts=[{"prompt_id": "a", "text": "a"}],
+        seeds=[0],
+    ) as run:
+        run.extend(rows)
+
+
+def psnr(value: float | None = 30.0, protocol: str = "standard", **more) -> Measurement:
+    return Measurement(quantity="psnr_db", unit="dB", value=value, prompt_id="a", seed=0, protocol=protocol, **more)
+
+
+def test_a_caption_says_n_interval_dense_backend_hardware_and_code(table):
+    for fact in ("n: ", "interval: ", "dense backend: sdpa", "hardware: Example", "commit 0123456789"):
+        assert fact in table.caption
+    assert write([table], "markdown").startswith(f"**{table.caption}.**\n\n| ")
+
+
+def test_latex_has_the_cells_of_markdown_in_booktabs_and_no_sign_that_it_reads_otherwise(table):
+    text = write([table], "latex")
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 1 + len(table.cells)
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(table.headings) - 1}
+    assert not re.search(r"(?<!\\)[%#_]", text)
+    assert text.isascii() and text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+def test_csv_holds_unrounded_numbers_and_the_captions_facts_in_every_line(table):
+    lines = list(csv.DictReader(io.StringIO(write([table], "csv"))))
+    assert len(lines) == len(table.cells)
+    assert {line["hardware"] for line in lines} == {table.facts["hardware"]}
+    assert all(line["code"] and line["dense_backend"].startswith("sdpa") for line in lines)
+    if table.name == "paired":
+        assert float(lines[0]["difference"]) == 2.0 and len(lines[0]["low"]) > 8
+    if table.name == "runs":
+        assert {line["psnr_db"] for line in lines} == {"", "30.123456789"}
+        assert {line["status"] for line in lines} == {"complete", "failed"}
+
+
+def test_escaping_keeps_every_sign_and_leaves_none_that_means_something():
+    assert escape(r"50 % & a_b {x} #1 $5 ~ ^ \ <|>") == (
+        r"50 \% \& a\_b \{x\} \#1 \$5 \textasciitilde{} \textasciicircum{} \textbackslash{} "
+        r"\textless{}\textbar{}\textgreater{}"
+    )
+    assert escape("1.5× ± ∞ – ≤") == r"1.5$\times$ $\pm$ $\infty$ -- $\leq$"
+
+
+def test_a_bar_in_a_cell_does_not_end_it():
+    table = Table(
+        name="x",
+        title="x",
+        headings=("a", "b"),
+        cells=(("1|2", "3"),),
+        align="lr",
+        frame=pd.DataFrame({"a": ["1|2"], "b": [3]}),
+        runs=pd.DataFrame({"run_id": [], "status": [], "dense_backend": []}),
+        n="1",
+        interval="none",
+    )
+    assert grid(table).splitlines() == ["| a | b |", "| --- | ---: |", r"| 1\|2 | 3 |"]
+    assert write([table, table], "csv").count("1|2") == 2
+
+
+def test_a_table_is_written_to_a_file_or_the_reason_said(folder, tmp_path, capsys):
+    arguments = [str(folder / "paired"), "--table", "paired", *ALLOWED]
+    assert tables.main([*arguments, "--output", str(tmp_path / "a.md")]) == 0
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / "a.md").read_text().startswith("**svg minus another method")
+    assert "--output" in refused(*arguments, "--output", str(tmp_path / "a.md" / "b.md"), capsys=capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.md"]
+
+
+def test_runs_of_two_machines_are_refused_unless_asked_for(tmp_path, capsys):
+    record(tmp_path, "one", [psnr()])
+    record(tmp_path, "other", [psnr()], gpu={"name": "Example GPU", "driver": "1"})
+    error = refused(str(tmp_path), capsys=capsys)
+    assert "run one was made on Example CPU 2.0 GHz, 2 cores, run other on Example GPU" in error
+    assert tables.main([str(tmp_path), "--allow-mixed"]) == 0
+    assert "hardware: Example CPU 2.0 GHz, 2 cores, Example GPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("provenance", [{"dirty": True}, {"commit": None}])
+def test_runs_of_code_that_nobody_else_has_are_refused_unless_asked_for(tmp_path, capsys, provenance):
+    record(tmp_path, "clean", [psnr()])
+    record(tmp_path, "changed", [psnr()], **provenance)
+    assert "run changed was made" in refused(str(tmp_path), capsys=capsys)
+    assert tables.main([str(tmp_path), *ALLOWED]) == 0
+    assert ("unknown commit" if "commit" in provenance else "uncommitted") in capsys.readouterr().out
+
+
+def test_a_folder_without_a_complete_run_is_no_table(folder, tmp_path, capsys):
+    assert "no finished run" in refused(str(tmp_path), capsys=capsys)
+    shutil.copytree(folder / "runs" / "failed", tmp_path / "failed")
+    assert "failed is failed: psnr_db: value None" in refused(str(tmp_path), capsys=capsys)
+
+
+def test_one_run_is_a_table_of_one_line_and_no_paired_one(tmp_path, capsys):
+    record(tmp_path, "alone", [psnr(), psnr(None, "upstream", n=0, status="unavailable", reason="no file; python")])
+    assert tables.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("\n| svg") == 1
+    assert "there is alone" in refused(str(tmp_path), "--table", "paired", capsys=capsys)
+    assert "there is alone" in refused(str(tmp_path), "--table", "steps", capsys=capsys)
+
+
+def test_quality_that_no_run_has_is_a_note_with_its_reason_and_an_identical_video_no_number(folder, capsys):
+    assert tables.main([str(folder / "runs"), *ALLOWED]) == 0
+    out = capsys.readouterr().out
+    assert "- LPIPS alex unavailable: no alexnet.pth\n" in out
+    assert "∞ (1 of 1 identical)" in out and "failed: psnr_db: value None" in out
+
+
+def test_runs_of_two_protocols_are_refused_by_name(tmp_path, capsys):
+    record(tmp_path, "one", [psnr()])
+    record(tmp_path, "other", [psnr(protocol="upstream")])
+    assert "run other has psnr_db in protocol upstream only" in refused(str(tmp_path), capsys=capsys)
+    assert "run one" in refused(str(tmp_path), "--protocol", "upstream", capsys=capsys)
+
+
+def test_a_value_that_is_no_number_is_refused_by_name(tmp_path, capsys):
+    record(tmp_path, "lost", [psnr()])
+    file, facts = tmp_path / "lost" / "measurements.parquet", tmp_path / "lost" / "run.json"
+    rows = pq.read_table(file)
+    place = rows.schema.get_field_index("value")
+    lost = rows.set_column(place, rows.schema.field(place), pa.array([float("nan")]))
+    pq.write_table(lost, file, write_page_checksum=True)
+    # A record from before there were hashes.
+    unhashed = {"measurements_sha256": None, "checksum": None}
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | unhashed))
+    assert "run lost has psnr_db nan" in refused(str(tmp_path), capsys=capsys)
+
+
+def test_a_record_that_was_changed_by_hand_is_no_line(tmp_path, capsys):
+    record(tmp_path, "good", [psnr()])
+    record(tmp_path, "bad", [psnr()])
+    file = tmp_path / "bad" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"backend": "flex"}))
+    with pytest.warns(UserWarning, match="bad"):
+        assert tables.main([str(tmp_path)]) == 0
+    assert "damaged: " in capsys.readouterr().out
+    assert len(load.runs(tmp_path)) == 2

@@ -25,7 +25,7 @@ BENCH_SECONDS ?= 110
 SMALL := experiment=bench_smoke runs_dir=runs/smoke overwrite=true
 bench = $(RUN) -m experiments.$(1) $(if $(SMOKE),$(SMALL) $(3),-m model=$(2) runs_dir=runs/bench $(4))
 
-.PHONY: help setup demo demo-models test test-full test-gpu bench-kernels bench-steps bench-videos claims lint format store-gc clean
+.PHONY: help setup demo demo-models reproduce test test-full test-gpu bench-kernels bench-steps bench-videos bench-published claims lint format store-gc clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,16 @@ demo-models: $(EMBEDDED) $(READY)  ## Run sparse against dense on all embedded m
 	@$(RUN) -m experiments.compare -m experiment=demo_models runs_dir=runs/demo_models
 	@$(RUN) -m analysis.report runs/demo_models
 
+reproduce: $(READY)  ## List published tables; make reproduce-TABLE sets one beside what is measured here (smoke=1 format=latex)
+	@$(RUN) -m analysis.reproduce
+
+# Filled from its own runs, and from those of a GPU, made here or committed.
+reproduce-%: $(READY)
+	@commands=$$($(RUN) -m analysis.reproduce $* --commands $(if $(smoke),--smoke)) && echo "$$commands" | sh -e
+	@$(RUN) -m analysis.reproduce $* $(if $(format),--format $(format)) $(if $(allow_dirty),--allow-dirty) \
+		$(if $(allow_mixed),--allow-mixed) --runs $$(ls -d runs/reproduce$(if $(smoke),-smoke)/$* runs/reproduce/steps \
+		runs/bench runs/kernels results/h200 2>/dev/null)
+
 test: $(READY)  ## Run the quick tests
 	@$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not timing and not gpu"
 
@@ -71,6 +81,11 @@ bench-steps: $(READY)  ## Time a step of every BENCH_MODELS at full size, random
 bench-videos: $(READY)  ## Time all denoising steps of every BENCH_VIDEOS likewise, beside the time composed of single steps
 	@$(call bench,rates,$(BENCH_VIDEOS))
 	@$(call bench,video_latency,$(BENCH_VIDEOS),seconds=0,backend=$(BENCH_BACKEND) seconds=$(BENCH_SECONDS))
+
+bench-published: $(READY)  ## Time what published tables need of an NVIDIA GPU, steps and kernels, into runs/reproduce/steps
+	@$(RUN) -c "import sys, torch; torch.cuda.is_available() or sys.exit('error: torch finds no NVIDIA GPU here: nothing was timed')"
+	@commands=$$($(RUN) -m analysis.reproduce --commands --gpu --set backend=$(BENCH_BACKEND) seconds=$(BENCH_SECONDS)) && \
+		echo "$$commands" | { status=0; while IFS= read -r line; do sh -c "$$line" </dev/null || status=2; done; exit $$status; }
 
 claims: $(READY)  ## Print what was to be reached beside what the committed rows say; fails for README numbers without a row
 	@$(RUN) -m analysis.claims

@@ -96,7 +96,7 @@ ROOMS = {
     # Hydra loads it whenever it runs: it hands a sweep to the command without importing anything of ours.
     "hydra_plugins": Room("", "hydra"),
     # Reads records and captures only.
-    "analysis": Room("svg.results svg.captures.index", "numpy scipy pandas pyarrow matplotlib PIL av safetensors"),
+    "analysis": Room("svg.results svg.captures.index", "numpy scipy pandas pyarrow matplotlib PIL av safetensors yaml"),
 }
 
 
@@ -222,7 +222,7 @@ def test_the_table_has_no_circles():
     "names",
     [
         "svg svg.layout svg.schedule svg.results svg.prompts svg.provenance svg.store svg.video svg.quality",
-        "analysis.load analysis.table analysis.figures analysis.report analysis.attention_maps",
+        "analysis.load analysis.tables analysis.reproduce analysis.figures analysis.report analysis.attention_maps",
     ],
 )
 def test_what_needs_no_torch_loads_none(names):
@@ -270,6 +270,6 @@ def test_every_package_that_is_imported_is_a_declared_dependency():
     lines = project["dependencies"] + project["optional-dependencies"]["flash"]
     declared = {re.split(r"[<>=;\[ ]", line)[0].lower().replace("-", "_") for line in lines}
     distributions = {"skimage": "scikit_image", "PIL": "pillow", "hydra": "hydra_core", "flash_attn": "flash_attn_4"}
-    distributions |= {"fa3_fwd_interface": "fa3_fwd"}
+    distributions |= {"fa3_fwd_interface": "fa3_fwd", "yaml": "pyyaml"}
     names = {name for room in ROOMS.values() for name in room.others.split()}
     assert {distributions.get(name, name) for name in names} <= declared

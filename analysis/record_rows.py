@@ -1,0 +1,109 @@
+"""The values of complete runs, found by what the runs are: plans, timed steps, kernels or videos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from analysis.hardware import column, is_counted
+from analysis.steps import step_runs
+
+# Which steps stay dense changes how many of each kind there are, not what one takes.
+_NOT_OF_A_STEP = ("first_times_fp",)
+
+
+class Sample(NamedTuple):
+    """The median of repetitions: a value, how often, and half of its 95 % interval; None below 3 repetitions."""
+
+    value: float
+    n: int
+    half_width: float | None
+
+    @property
+    def relative(self) -> float | None:
+        """Half of the interval as a share of the value."""
+        return None if self.half_width is None else self.half_width / self.value
+
+
+class Rows:
+    """Complete runs and their values, found by what they are.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+    """
+
+    def __init__(self, measurements: pd.DataFrame, runs: pd.DataFrame) -> None:
+        whole = runs[runs["status"] == "complete"].sort_values("created", kind="stable")
+        self._kinds = {
+            "plan": whole[is_counted(whole)],
+            "step": step_runs(whole),
+            # A rehearsal on small shapes is no benchmark.
+            "kernel": whole[(whole["model"] == "kernels") & (column(whole, "config.size") == "paper")],
+        }
+        self._tokens = dict(zip(whole["run_id"], column(whole, "config.call.seq_len"), strict=True))
+        has_prompts = whole["prompts"].map(lambda prompts: isinstance(prompts, list) and len(prompts) > 0).astype(bool)
+        self.videos = whole[has_prompts & (whole["model"] != "kernels")]
+        self.measurements = measurements[measurements["run_id"].isin(whole["run_id"])]
+        places = ["prompt_id", "protocol", "value", "n", "spread"]
+        alone = self.measurements[self.measurements[["step", "layer", "head", "frame"]].isna().all(axis=1)]
+        alone = alone[alone["status"] == "ok"]
+        self._values: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+        for run_id, quantity, *rest in alone[["run_id", "quantity", *places]].itertuples(index=False):
+            self._values.setdefault((run_id, quantity), []).append(tuple(rest))
+
+    def find(self, kind: str, find: Mapping[str, str]) -> list[str]:
+        """Return the ids of the runs of a kind (``plan``, ``step`` or ``kernel``) that fit, the last one last."""
+        wanted = {name: text for name, text in find.items() if kind != "step" or name not in _NOT_OF_A_STEP}
+        return matching(self._kinds[kind], wanted)
+
+    def sample(
+        self, run_id: str, quantity: str, protocol: str | None = None, prompt: str | None = None
+    ) -> Sample | None:
+        """Return a value of a run, of one protocol and one prompt where they are named; None where there is none."""
+        for prompt_id, of, value, n, spread in self._values.get((run_id, quantity), []):
+            if (protocol is None or of == protocol) and (prompt is None or prompt_id == prompt):
+                return Sample(float(value), int(n), _half_width(int(n), spread))
+        return None
+
+    def seq_len(self, run_id: str) -> float:
+        """Return the tokens of a self-attention call of a timed step; NaN of another run."""
+        tokens = self._tokens[run_id]
+        return math.nan if tokens is None or pd.isna(tokens) else float(tokens)
+
+    def prompts(self, run_id: str, quantity: str) -> list[str]:
+        """Return the prompts that a run has a value of."""
+        return list(dict.fromkeys(str(prompt) for prompt, *_ in self._values.get((run_id, quantity), [])))
+
+
+def matching(runs: pd.DataFrame, find: Mapping[str, str]) -> list[str]:
+    """Return the ids of runs whose settings are those of ``find``; a setting that a run has not fits nothing."""
+    found = runs
+    for name, text in find.items():
+        column = name if name in ("model", "method") else f"config.{name if '.' in name else f'method.{name}'}"
+        if column not in found:
+            return []
+        found = found[found[column].map(lambda value, text=text: _is(value, text)).astype(bool)]
+    return list(found["run_id"])
+
+
+def _half_width(n: int, spread: Any) -> float | None:
+    from scipy.special import stdtrit
+
+    if n < 3 or pd.isna(spread):
+        return None
+    return float(stdtrit(n - 1, 0.975)) * float(spread) / math.sqrt(n)
+
+
+def _is(value: Any, text: str) -> bool:
+    if isinstance(value, bool):
+        return str(value).lower() == text
+    if value is None or pd.isna(value):
+        return text == "null"
+    try:
+        return math.isclose(float(value), float(text), rel_tol=1e-9)
+    except ValueError:
+        return str(value) == text

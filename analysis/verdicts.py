@@ -1,0 +1,50 @@
+"""What a measured value says of a published one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analysis.measured import Measured
+from analysis.published_tables import Cell
+
+REPRODUCED = "reproduced within its interval"
+# Of what is counted, or was repeated too rarely for an interval.
+TO_THE_DIGIT = "reproduced to its last printed digit"
+DIFFERS = "differs"
+CANNOT = "cannot be compared here"
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict and its reason.
+
+    Args:
+        kind: One of those above.
+        because: Ids of the known differences that explain it; or, of a value that is not there, what it would take.
+    """
+
+    kind: str
+    because: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.because}" if self.because else self.kind
+
+
+def judge(cell: Cell, measured: Measured) -> Verdict:
+    """Return the verdict on one value.
+
+    A published value is reproduced where it lies in our 95 % interval, or, without one, where ours rounds to it; half a
+    unit of its last digit is allowed for. A difference explains only what lies on the side that it pushes to.
+    """
+    if cell.needs:
+        return Verdict(CANNOT, cell.needs)
+    if cell.lacks:
+        return Verdict(NOT_MEASURED, f"this project lacks {cell.lacks}")
+    if measured.value is None:
+        return Verdict(NOT_MEASURED, measured.missing)
+    off = measured.value - float(cell.value)
+    if abs(off) <= (measured.half_width or 0.0) + cell.rounding:
+        return Verdict(TO_THE_DIGIT if measured.half_width is None else REPRODUCED)
+    known = cell.differs.get("above" if off > 0 else "below", [])
+    return Verdict(DIFFERS, ", ".join(known) or "no known difference explains it")

@@ -1,0 +1,178 @@
+"""Published values come out as measured, published and a verdict, from plans, timed steps, kernels and tiny videos."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+from scipy.special import stdtrit
+
+from analysis import reproduce
+from analysis.measured import MEASURES, Measured
+from analysis.published_tables import differences, names, read
+from analysis.reproduce_commands import commands
+from analysis.verdicts import CANNOT, DIFFERS, NOT_MEASURED, REPRODUCED, TO_THE_DIGIT, judge
+from analysis.writer import Table
+from svg.results import Measurement, RunWriter
+from tests.fake_runs import PROVENANCE
+
+ROOT = Path(__file__).parents[2]
+EVERY = [cell for name in names() for cell in read(name).cells]
+SVG = {"sparsity": 0.3333, "first_times_fp": 0.25, "first_layers_fp": 0.0}
+CLEAN = PROVENANCE | {"dirty": False}
+GPU = CLEAN | {"gpu": {"name": "Example GPU 80 GB", "driver": "1.2.3"}}
+
+
+def row(quantity: str, value: float, n: int = 1, spread: float | None = None, **more) -> Measurement:
+    return Measurement(quantity=quantity, unit="1", value=value, n=n, spread=spread, **more)
+
+
+def record(folder: Path, run_id: str, rows: list[Measurement], config: dict, provenance: dict = GPU, **more) -> None:
+    names_ = {"model": "hunyuan_video_t2v", "method": "svg", "backend": "flex", "dense_backend": "flash3"} | more
+    with RunWriter(
+        folder, run_id, config=config, provenance=provenance, **{"prompts": [], "seeds": [0], **names_}
+    ) as run:
+        run.extend(rows)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Records of a plan, of timed steps with two backends, of a kernel and of two tiny videos."""
+    root = tmp_path_factory.mktemp("reproduce")
+    counted = {"pflops_dense": 612.372, "pflops_sparse": 300.0, "num_steps": 50.0, "dense_steps": 12.0}
+    plan = {"forecast": {"gpu": "h200"}, "method": SVG}
+    rows = [row(name, value) for name, value in counted.items()]
+    record(root / "plans", "plan", rows, plan, CLEAN, backend="none", dense_backend="none")
+    for backend, sparse_s in (("slow", 30.0), ("fast", 10.0)):
+        timed = [row("dense_step_s", 20.0, 4, 0.1), row("step_s", sparse_s, 4, 0.2), row("speedup", 20 / sparse_s, 4)]
+        timed.append(row("dense_phase_s", 16.0, 4, 0.1, protocol="attention"))
+        config = {"weights": "random", "method": SVG | {"first_times_fp": 0.1}}
+        record(root / "deep" / "rows", backend, timed, config, backend=backend)
+    times = [
+        row("latency_ms", value, 20, protocol=name, prompt_id=prompt)
+        for prompt, eager in (("0", 21.0), ("1", 9.0))
+        for name, value in (("eager", eager), ("ours", 3.0))
+    ]
+    record(
+        root / "deep" / "rows", "norm", times, {"size": "paper"}, model="kernels", method="norm_rope", backend="cuda"
+    )
+    for rows_sampled in (4, 41):
+        scores = [row("psnr_db", 30.0, prompt_id="a", seed=0, protocol="standard")]
+        scores += [row("head_agreement", value, prompt_id="a", seed=0, step=1, layer=2, head=3) for value in (1, 0.5)]
+        config = {"device": "cpu", "method": {"num_sampled_rows": rows_sampled}}
+        more = {"model": "tiny_wan", "prompts": [{"prompt_id": "a", "text": "a"}], "backend": "cpu_gather"}
+        record(root / "tiny", f"rows-{rows_sampled}", scores, config, CLEAN, **more)
+    return root
+
+
+@cache
+def made(name: str, *folders: Path) -> list[Table]:
+    return reproduce.tables(read(name), list(folders))
+
+
+def line(name: str, row_name: str, column: str, *folders: Path) -> tuple[str, ...]:
+    table = made(name, *folders)[0]
+    [found] = [cells for cells in table.cells if cells[:2] == (row_name, column)]
+    return found[3:]
+
+
+def test_every_published_table_names_measures_and_experiments_that_there_are():
+    assert len(names()) == 8
+    for cell in EVERY:
+        assert cell.measure in MEASURES and (cell.find or cell.kernel or cell.lacks or cell.needs)
+    used = {each for cell in EVERY for ids in cell.differs.values() for each in ids}
+    assert used == set(differences())
+    words = [word for name in names() for gpu in (True, False) for each in commands(read(name), on_gpu=gpu)
+             for word in shlex.split(each)]  # fmt: skip
+    experiments = {word.partition("=")[2] for word in words if word.startswith("experiment=")}
+    assert experiments and all((ROOT / "conf" / "experiment" / f"{name}.yaml").is_file() for name in experiments)
+
+
+def test_operations_times_and_kernels_can_always_be_measured():
+    for cell in EVERY:
+        is_quality = cell.measure == "quality"
+        assert bool(cell.needs) == is_quality
+        assert judge(cell, Measured(missing="run it")).kind == (CANNOT if is_quality else NOT_MEASURED)
+
+
+def test_a_verdict_needs_the_interval_and_a_difference_its_side():
+    [cell] = [cell for cell in read("svg-table1").cells if cell.row == "HunyuanVideo T2V, SVG" and cell.unit == "×"]
+    assert judge(cell, Measured(1.924)).kind == TO_THE_DIGIT
+    assert judge(cell, Measured(1.7, half_width=0.22)).kind == REPRODUCED
+    assert str(judge(cell, Measured(1.7, half_width=0.2))) == "differs: dense_kernel"
+    assert str(judge(cell, Measured(2.2))) == "differs: other_machine, our_mask"
+    [dense] = [cell for cell in read("svg-table1").cells if cell.column == "pflops" and cell.row.endswith("dense")]
+    assert str(judge(dense, Measured(650.0))) == "differs: no known difference explains it"
+
+
+def test_operations_come_from_the_plan(folder):
+    assert line("svg-table1", "HunyuanVideo T2V, dense", "pflops", folder) == ("612.37", "612.37", TO_THE_DIGIT)
+    published, measured, verdict = line("svg-table1", "HunyuanVideo T2V, SVG", "pflops", folder)
+    assert (published, measured, verdict) == ("259.79", "300.00", "differs: dense_steps_left_out")
+
+
+def test_a_latency_is_that_of_all_steps_under_the_fastest_backend_with_its_interval(folder):
+    published, measured, verdict = line("svg-table1", "HunyuanVideo T2V, SVG", "latency_s", folder)
+    half = float(stdtrit(3, 0.975)) / 2 * math.hypot(12 * 0.1, 38 * 0.2)
+    assert (published, measured) == ("1171", f"620 ± {half:.1f}")
+    assert verdict.startswith(f"{DIFFERS}: other_machine")
+    assert line("svg-table1", "HunyuanVideo T2V, SVG", "speedup", folder)[1] == f"{1000 / 620:.2f}"
+    assert line("svg-table1", "HunyuanVideo T2V, dense", "latency_s", folder)[1].startswith("1000 ±")
+
+
+def test_shares_and_kernels_come_from_steps_and_benchmarks(folder):
+    assert line("svg-attention-share", "120k tokens", "attention_share", folder)[1].startswith("0.80 ±")
+    assert line("svg-kernels", "QK norm, average", "speedup", folder)[1] == "5.0"
+    gain = 1 + 120 * (21 - 3) * 1e-3 / 20
+    assert line("svg-breakdown", "HunyuanVideo T2V, kernels", "speedup", folder)[1] == f"{gain:.2f}"
+
+
+def test_what_was_not_measured_says_how(folder):
+    found = line("svg-table1", "HunyuanVideo T2V, SVG", "latency_s", folder / "plans")
+    assert found == ("1171", "–", "not measured: run make bench-published on a GPU")
+    assert "lacks an attention backend in FP8" in line("svg-breakdown", "HunyuanVideo T2V, all three", "speedup")[2]
+
+
+def test_quality_of_tiny_models_stands_under_its_own_heading(folder):
+    first, tiny = reproduce.tables(read("svg-sampling"), [folder / "tiny"])
+    assert {cells[4] for cells in first.cells} == {"–"}
+    assert tiny.title.startswith("Tiny models") and "Example CPU" in tiny.caption
+    assert tiny.cells[0] == ("0.1 % of the queries (4 of 4,080)", "30.00", "–", "–", "0.75", "–")
+    assert tiny.cells[2][1:] == ("not run",) * 5
+    [alone] = reproduce.tables(read("svg-sampling"), [folder / "plans"])
+    assert alone.notes[-1].startswith("Tiny models: no run is there yet")
+
+
+def test_two_runs_that_fit_one_line_are_refused_by_name(folder, tmp_path):
+    for steps in (8, 20):
+        config = {"method": {"num_sampled_rows": 4}, "model": {"num_inference_steps": steps}}
+        more = {"model": "tiny_wan", "prompts": [{"prompt_id": "a", "text": "a"}]}
+        record(tmp_path, f"steps-{steps}", [row("psnr_db", 30.0, prompt_id="a", seed=0)], config, CLEAN, **more)
+    with pytest.raises(reproduce.RecordError, match="runs steps-20 and steps-8 both fit|runs steps-8 and steps-20"):
+        reproduce.tables(read("svg-sampling"), [tmp_path])
+
+
+def test_the_command_lists_tables_writes_one_and_says_what_is_wrong_in_one_line(folder, tmp_path, capsys):
+    assert reproduce.main([]) == 0
+    assert capsys.readouterr().out.count("\nreproduce-svg") == 7
+    arguments = ["svg-table1", "--runs", str(folder / "plans"), str(folder / "tiny"), str(folder / "tiny")]
+    assert reproduce.main([*arguments, "--format", "csv"]) == 0
+    assert capsys.readouterr().out.startswith("row,quantity,measured,low,high,n,")
+    for wrong, said in (
+        (["svg-table9"], "TABLE is 'svg-table9'"),
+        (["svg-table1", "--runs", str(tmp_path)], "holds no finished run"),
+        (["svg-table1", "--runs", str(tmp_path / "no")], "holds no finished run"),
+    ):
+        assert reproduce.main(wrong) == 2
+        out, error = capsys.readouterr()
+        assert out == "" and said in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_committed_rows_fill_the_tiny_models_of_table_1():
+    _, tiny = reproduce.tables(read("svg-table1"), [ROOT / "results" / "ablation"])
+    assert [cells[1].split(" [")[0] for cells in tiny.cells] == ["31.02", "25.28", "25.03"]
+    assert "16 videos" in tiny.caption and "NVIDIA H100" in tiny.caption

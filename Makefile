@@ -25,10 +25,10 @@ BENCH_SECONDS ?= 110
 SMALL := experiment=bench_smoke runs_dir=runs/smoke overwrite=true
 bench = $(RUN) -m experiments.$(1) $(if $(SMOKE),$(SMALL) $(3),-m model=$(2) runs_dir=runs/bench $(4))
 
-.PHONY: help setup demo demo-models reproduce test test-full test-gpu bench-kernels bench-steps bench-videos bench-published claims lint format store-gc clean
+.PHONY: help setup setup-cluster demo demo-models reproduce test test-full test-gpu bench-kernels bench-steps bench-videos bench-published claims lint format store-gc clean
 
 help:  ## List these commands
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Build the environment .venv (about two minutes the first time)
 	@echo "The environment $(VENV) is ready"
@@ -38,6 +38,10 @@ $(READY): pyproject.toml constraints.txt tools/setup_environment.py
 		echo "error: found no Python 3.11, 3.12 or 3.13 that can make environments (Debian: apt install python3-venv); name one: make setup PYTHON=/path/to/python3.12" >&2; exit 2; fi
 	@"$(PYTHON)" tools/setup_environment.py --venv $(VENV)
 	@touch $@
+
+setup-cluster: $(READY)  ## Add the launchers of Slurm and Ray to the environment
+	@$(RUN) -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e ".[cluster]"
+	@$(RUN) -c "import ray, submitit; print(f'submitit {submitit.__version__} and Ray {ray.__version__} are installed')"
 
 demo: $(READY)  ## Run sparse against dense on the embedded model and write runs/demo/report.html
 	@$(RUN) -m experiments.compare -m experiment=demo runs_dir=runs/demo

@@ -37,8 +37,8 @@ _NOISE = (
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # Groups of which nothing is picked where nothing is said; a plus before them, Hydra's way to add one, is optional.
 OVERLAYS = ("experiment", "case", "launcher")
-# What a job of a sweep says that left its run to the process that is writing it.
-BUSY = "busy"
+# What a job of a sweep says, before the run's folder, that left its run to the process that is writing it.
+BUSY = "busy: "
 # What a sweep is called: its experiment and a hash of its jobs.
 SWEEP_NAME = re.compile(r"[A-Za-z0-9_]+-[0-9a-f]{8}")
 _ADDED = tuple(f"+{group}=" for group in OVERLAYS)
@@ -73,7 +73,7 @@ def command(
             task(given, names)
         except USER_ERRORS as error:
             if names.is_sweep and isinstance(error, RunBusy):
-                return BUSY
+                return f"{BUSY}{error.path}"
             if names.is_sweep and isinstance(error, RunExists):
                 # Another process has made it since this one looked.
                 print(error, flush=True)
@@ -183,6 +183,9 @@ def one_line(error: BaseException) -> str:
         return f"{place} is no setting; {hint}"
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher":
+            installed = ", ".join(error.options)
+            return f"{group}={name} is not installed; there are {installed}; `make setup-cluster` adds Slurm's"
         return f"{group}={name} is not in conf/{group}; known are {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read: {_words(error)}; write SETTING=VALUE, a list as SETTING=[A,B]"

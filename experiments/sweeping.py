@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobStatus
@@ -60,12 +61,11 @@ def sweep(master: Any, loader: Any, launcher: Any, expanded: Sequence[Sequence[s
         named = [[*job.overrides, f"hydra.job.name={name}"] for job in todo]
         new = list(launcher.launch(named, initial_job_idx=len(results)))
         results += new
-        busy = [job.overrides for job, result in zip(todo, new, strict=True) if _is_busy(result)]
+        busy = [(job.overrides, path) for job, result in zip(todo, new, strict=True) if (path := _busy_path(result))]
+        for _, path in busy:
+            wait_for(path)
         # Only now are the ids known of those that had no checkpoint before.
-        todo = list(plans(master, loader, busy, may_download=True)) if busy else []
-        for job in todo:
-            if job.plan is not None:
-                wait_for(job.plan)
+        todo = list(plans(master, loader, [overrides for overrides, _ in busy], may_download=True)) if busy else []
         todo = [job for job in todo if job.plan is None or not is_done(job.plan)]
     for result in results:
         # Raises what a job in another process has raised.
@@ -121,15 +121,18 @@ def is_done(plan: planning.Plan) -> bool:
         return False
 
 
-def wait_for(plan: planning.Plan) -> None:
-    """Wait until no other process writes a run."""
-    lock = Lock(lock_path(plan.path))
+def wait_for(path: Path) -> None:
+    """Wait until no other process writes the run of a folder."""
+    lock = Lock(lock_path(path))
     lock.acquire(wait=True)
     lock.release()
 
 
-def _is_busy(result: Any) -> bool:
-    return result.status == JobStatus.COMPLETED and result.return_value == BUSY
+def _busy_path(result: Any) -> Path | None:
+    """Return the folder of a run that a job left to another process, as the machine of the job names it; else None."""
+    if result.status != JobStatus.COMPLETED or not str(result.return_value).startswith(BUSY):
+        return None
+    return Path(result.return_value.removeprefix(BUSY))
 
 
 def _counts(jobs: Sequence[Job], todo: Sequence[Job]) -> str:

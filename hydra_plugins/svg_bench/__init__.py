@@ -1,1 +1,1 @@
-"""Found by Hydra: the sweeper of this project."""
+"""Found by Hydra: the sweeper of this project, and its launcher on Ray."""

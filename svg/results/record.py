@@ -23,7 +23,11 @@ class RunSchemaError(RecordError):
 
 
 class RunBusy(RecordError):
-    """Another process is writing this run."""
+    """Another process is writing this run; ``path`` is its folder."""
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class RunExists(RecordError):

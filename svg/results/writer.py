@@ -125,7 +125,8 @@ class RunWriter:
         except LockHeldError as error:
             raise RunBusy(
                 f"runs_dir={self.path.parent}: run {self._record.run_id} is being written by {error.holder} "
-                f"({self._lock.path}); wait for it or choose another runs_dir"
+                f"({self._lock.path}); wait for it or choose another runs_dir",
+                self.path,
             ) from None
         except BaseException as error:
             self._discard()

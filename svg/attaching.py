@@ -11,6 +11,7 @@ import torch
 from svg import backends, models
 from svg.attachment import Attachment, Backend, Method, Phases, Statistics
 from svg.operations import TorchOperations
+from svg.parallel import Ulysses
 
 
 def attach(
@@ -25,6 +26,7 @@ def attach(
     operations: TorchOperations | None = None,
     statistics: Statistics | None = None,
     compile: bool | Mapping[str, Any] = False,
+    parallel: Any = None,
 ) -> Attachment:
     """Return a context manager under which ``pipeline(...)`` runs with sparse attention.
 
@@ -41,6 +43,8 @@ def attach(
             ``svg.StatisticsSample()``; None measures none.
         compile: Compile the transformers' repeated blocks as long as the with block lasts, each as one graph for fixed
             shapes: True, or options of ``torch.compile`` beside or in place of these. The first forward takes longer.
+        parallel: A process group of ``torch.distributed`` whose processes share every video: each calls the pipeline
+            with the same arguments and seed, and gets the whole video. None, or a group of one: no others.
 
     Raises:
         ValueError: If the pipeline's family, a backend's name or a setting is unknown, or ``method`` is no method.
@@ -65,7 +69,16 @@ def attach(
         operations=operations if operations is not None else fastest_operations(execution_device(pipeline)),
         statistics=statistics,
         compile=compile,
+        parallel=ulysses(parallel),
     )
+
+
+def ulysses(group: Any) -> Ulysses | None:
+    """Return what splits a generation over a process group; None for no group, or one of this process alone."""
+    if group is None:
+        return None
+    together = Ulysses(group)
+    return together if together.size > 1 else None
 
 
 def execution_device(pipeline: Any) -> torch.device:

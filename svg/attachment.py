@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
@@ -43,7 +43,9 @@ class ModelAdapter(Protocol):
     """What a model family tells the attachment about itself.
 
     Where one forward holds several branches, ``item_branches(pipeline, inputs)`` names each batch item's;
-    ``repeated_blocks`` names classes of blocks to compile beside those that the transformer's class names.
+    ``repeated_blocks`` names classes of blocks to compile beside those that the transformer's class names. A
+    transformer whose tokens several devices can share has ``blocks(transformer)`` and ``token_arguments``, for
+    ``svg.parallel.Ulysses.split``.
     """
 
     branches: tuple[str, ...]
@@ -69,6 +71,21 @@ class Statistics(Protocol):
     def covers(self, context: AttentionContext) -> bool: ...
 
     def measure(self, inputs: AttentionInputs, plan: AttentionPlan, context: AttentionContext) -> Any: ...
+
+
+class Parallel(Protocol):
+    """What splits a generation over processes, such as ``svg.parallel.Ulysses``."""
+
+    rank: int
+    size: int
+
+    def split(self, adapter: Any, transformer: Any, layout: Callable[[], Any]) -> list[Callable[[], None]]: ...
+
+    def to_heads(self, inputs: AttentionInputs, layout: TokenLayout) -> AttentionInputs: ...
+
+    def to_tokens(self, output: torch.Tensor, layout: TokenLayout) -> torch.Tensor: ...
+
+    def gather(self, thing: Any) -> list[Any]: ...
 
 
 class NoPhases:
@@ -136,7 +153,11 @@ class _Layer:
         "svg.models._processor.SelfAttention, or compile with fullgraph=False"
     )
     def __call__(self, inputs: AttentionInputs) -> torch.Tensor:
-        return self.attachment._attend(inputs, self.transformer, self.layer, self.num_layers)
+        parallel, layout = self.attachment.parallel, self.attachment._layout
+        place = self.transformer, self.layer, self.num_layers
+        if parallel is None or layout is None:
+            return self.attachment._attend(inputs, *place)
+        return parallel.to_tokens(self.attachment._attend(parallel.to_heads(inputs, layout), *place), layout)
 
 
 class Attachment:
@@ -154,9 +175,11 @@ class Attachment:
         operations: What the method computes with; None is plain torch.
         statistics: Measures some calls, for the receipt's ``sampled``; None measures none.
         compile: Compile the transformers' repeated blocks meanwhile: True, or options of ``torch.compile``.
+        parallel: Splits tokens and heads over processes. Then the receipt tells of this one's heads until the with
+            block ends, and of all heads after it. None: this process computes all.
 
     Raises:
-        ValueError: If ``compile`` is neither.
+        ValueError: If ``compile`` is neither, or is asked for together with ``parallel``.
     """
 
     def __init__(
@@ -173,14 +196,17 @@ class Attachment:
         operations: TorchOperations | None = None,
         statistics: Statistics | None = None,
         compile: bool | Mapping[str, Any] = False,
+        parallel: Parallel | None = None,
     ) -> None:
         self.pipeline, self.adapter, self.method = pipeline, adapter, method
         self.backend, self.dense_backend = backend, dense_backend
         self.seed, self.strict = seed, strict
         self.operations = operations if operations is not None else TorchOperations()
         self.phases = phases if phases is not None else NoPhases()
-        self.statistics = statistics
+        self.statistics, self.parallel = statistics, parallel
         self.compile_options = _options_of(compile)
+        if parallel is not None and self.compile_options is not None:
+            raise ValueError("parallel and compile are both given, and a compiled block cannot exchange tokens; take one")
         self.receipt = Receipt()
         self._clock = StepClock(adapter.branches)
         self._timestep: tuple[torch.Tensor | None, float] = (None, 0.0)
@@ -201,8 +227,10 @@ class Attachment:
             raise
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._restore()
+        if self.parallel is not None and kind is None:
+            self.receipt.join(self.parallel.gather(self.receipt.on_host()))
 
     def _install(self, index: int, transformer: torch.nn.Module) -> None:
         modules = self.adapter.self_attentions(transformer)
@@ -222,12 +250,19 @@ class Attachment:
 
         handle = transformer.register_forward_pre_hook(before_forward, with_kwargs=True)
         self._undo.append(handle.remove)
+        if self.parallel is not None:
+            self._undo += self.parallel.split(self.adapter, transformer, lambda: self._layout)
         for layer, module in enumerate(modules):
             stock = module.processor
             attend = _Layer(self, index, layer, len(modules))
             processor = self.adapter.processor(attend, stock)
             if type(stock) is type(processor):
                 raise ValueError("this pipeline is under another svg.attach; leave that with block first")
+            if self.parallel is None and getattr(stock, "_parallel_config", None) is not None:
+                raise ValueError(
+                    "diffusers' context parallelism is on for this pipeline; give its processes to svg.attach, too: "
+                    "parallel=torch.distributed.group.WORLD"
+                )
             module.set_processor(processor)
             self._undo.append(partial(module.set_processor, stock))
             if hasattr(processor, "open"):
@@ -278,6 +313,9 @@ class Attachment:
             seed=self.seed,
             state=self._state.setdefault((transformer, layer, clock.branch), {}),
         )
+        if self.parallel is not None:
+            context.head_offset = self.parallel.rank * inputs.num_heads
+            context.num_heads = self.parallel.size * inputs.num_heads
         plan, backend, fallback = AttentionPlan.dense(inputs.key_lengths), self.dense_backend, None
         if not self._schedule.is_dense(clock.step, layer):
             # Needed either way, and once: outside of the phase, profiling is charged for its own work only.
@@ -307,6 +345,9 @@ class Attachment:
         if plan.is_reordered:
             with self.phases.phase("reordering"):
                 output = self.operations.restore(plan, output)
+        if self.parallel is not None:
+            # Heads that share their choice are told one by one, so that those of all processes can stand in a row.
+            plan = replace(plan, assignment=plan.assignment.expand(-1, inputs.num_heads))
         self.receipt.record(context, backend.name, plan, fallback, self._item_branches)
         return output
 

@@ -24,6 +24,7 @@ class AttentionContext:
         branch: Which forward of the step: ``"cond"``, ``"uncond"`` or ``"joint"``.
         seed: Seed of everything that methods draw.
         head_offset: Index of this rank's first head where heads are split over devices.
+        num_heads: Heads on all devices together; None where they are not split.
         state: What the method learnt in earlier calls of the same transformer, layer and branch; empty at the start
             of each generation.
     """
@@ -36,6 +37,7 @@ class AttentionContext:
     branch: str = "cond"
     seed: int = 0
     head_offset: int = 0
+    num_heads: int | None = None
     state: dict[str, Any] = field(default_factory=dict)
 
     @property

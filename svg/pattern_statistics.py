@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -31,6 +32,15 @@ class HeadStatistics:
     num_rows: int
     num_video_rows: int
     values: dict[str, torch.Tensor]
+
+    def on_host(self) -> HeadStatistics:
+        """Return the same on the CPU."""
+        return replace(self, values={name: value.cpu() for name, value in self.values.items()})
+
+    def join(self, others: Sequence[HeadStatistics]) -> HeadStatistics:
+        """Return the statistics of these heads and, after them, of other heads of the same call."""
+        parts = [self, *others]
+        return replace(self, values={name: torch.cat([part.values[name] for part in parts], 1) for name in self.values})
 
 
 def head_statistics(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -99,6 +100,20 @@ class Receipt:
         self._pending.clear()
         return self._calls
 
+    def on_host(self) -> Receipt:
+        """Return this receipt with nothing on a device, so that another process can read it."""
+        sampled = [replace(call, statistics=call.statistics.on_host()) for call in self.sampled]
+        return replace(self, sampled=sampled, _calls=list(self.calls), _pending=[])
+
+    def join(self, parts: Sequence[Receipt]) -> None:
+        """Take the calls of several processes, each with heads of its own, in the order of the heads."""
+        self._pending.clear()
+        self._calls[:] = [_joined(calls) for calls in zip(*(part.calls for part in parts), strict=True)]
+        self.sampled = [
+            replace(calls[0], statistics=calls[0].statistics.join([call.statistics for call in calls[1:]]))
+            for calls in zip(*(part.sampled for part in parts), strict=True)
+        ]
+
     @property
     def skipped(self) -> list[tuple[int, int, str]]:
         """Step, layer and branch of each call that a forward should have made and did not: a step cache skipped it."""
@@ -161,6 +176,24 @@ class _Pending:
             fallback=self.fallback,
             item_branches=self.item_branches,
         )
+
+
+def _joined(calls: Sequence[Call]) -> Call:
+    """Return one call whose heads several processes have computed, equally many each."""
+    # Where a process fell back to dense attention, the call is told as one that did.
+    told = next((call for call in calls if call.fallback is not None), calls[0])
+    return replace(
+        told,
+        density_token=math.fsum(call.density_token for call in calls) / len(calls),
+        density_tile=math.fsum(call.density_tile for call in calls) / len(calls),
+        choice=_beside([call.choice for call in calls]),
+        error={name: _beside([call.error[name] for call in calls]) for name in calls[0].error},
+    )
+
+
+def _beside(parts: Sequence[list[list[Any]]]) -> list[list[Any]]:
+    """Return ``[batch][head]`` of the heads of all parts."""
+    return [[one for heads in item for one in heads] for item in zip(*parts, strict=True)]
 
 
 def _mean_density(calls: list[Call]) -> tuple[float, float]:

@@ -74,8 +74,11 @@ ROOMS = {
     # attach joins what it is handed; only `attaching` finds backends and models by name.
     "svg.receipt": Room(PLAN, "torch"),
     "svg.compiling": Room("", "torch"),
+    "svg.parallel": Room("svg.layout svg.plan", "torch"),
     "svg.attachment": Room(f"{PLAN} svg.schedule svg.receipt svg.compiling", "torch"),
-    "svg.attaching": Room("svg.attachment svg.backends svg.models svg.operations svg.kernel_operations", "torch"),
+    "svg.attaching": Room(
+        "svg.attachment svg.parallel svg.backends svg.models svg.operations svg.kernel_operations", "torch"
+    ),
     # Side rooms: they measure and keep, and know nothing of attention, save that cost reads plans.
     "svg.cost": Room("svg.plan svg.receipt", "torch"),
     "svg.video": Room("", "numpy torch av"),

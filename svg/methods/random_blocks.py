@@ -48,9 +48,11 @@ class RandomBlocks(BandMethod):
         least = torch.where(first[0].any(1), (areas * first[0]).sum(1), areas.amax(1)).sum()
         if int(least) > budget:
             raise density_too_low(self.density_requested, int(least) / layout.seq_len**2)
-        heads = context.head_offset + num_heads
-        drawn = torch.rand(heads, *areas.shape, generator=generator)[context.head_offset :].to(device)
-        tie = torch.rand(heads, areas.shape[0], 1, generator=generator)[context.head_offset :].to(device)
+        # Devices that split the heads draw for all of them, and each takes its own.
+        own = slice(context.head_offset, context.head_offset + num_heads)
+        heads = context.num_heads or own.stop
+        drawn = torch.rand(heads, *areas.shape, generator=generator)[own].to(device)
+        tie = torch.rand(heads, areas.shape[0], 1, generator=generator)[own].to(device)
         return choose_tiles(first, evenly_over_rows(drawn, tie, first), areas, budget)
 
     def always_kept(self, layout: TokenLayout) -> torch.Tensor:

@@ -22,6 +22,6 @@ class RandomChoice(BandMethod):
     """
 
     def plan(self, inputs: AttentionInputs, context: AttentionContext) -> AttentionPlan:
-        num_coins = context.head_offset + inputs.num_heads
-        coins = torch.randint(0, 2, (1, num_coins), generator=context.generator)
-        return AttentionPlan(self.palette(context.layout), coins[:, context.head_offset :], inputs.key_lengths)
+        own = slice(context.head_offset, context.head_offset + inputs.num_heads)
+        coins = torch.randint(0, 2, (1, context.num_heads or own.stop), generator=context.generator)
+        return AttentionPlan(self.palette(context.layout), coins[:, own], inputs.key_lengths)

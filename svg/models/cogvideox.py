@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -25,12 +25,16 @@ class CogVideoXAdapter:
     branches = ("joint",)
     # diffusers' class names none.
     repeated_blocks = ("CogVideoXBlock",)
+    token_arguments: ClassVar = {"hidden_states": (1, 3), "image_rotary_emb": (0, 2)}
 
     def transformers(self, pipeline: Any) -> list[torch.nn.Module]:
         return [pipeline.transformer]
 
     def self_attentions(self, transformer: Any) -> list[Any]:
         return [block.attn1 for block in transformer.transformer_blocks]
+
+    def blocks(self, transformer: Any) -> list[torch.nn.Module]:
+        return list(transformer.transformer_blocks)
 
     def layout(self, transformer: Any, inputs: dict[str, Any]) -> TokenLayout:
         """Return the layout of latents ``(batch, frames, channels, height, width)`` after the text's padded tokens."""

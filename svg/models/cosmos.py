@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -27,6 +27,13 @@ class CosmosAdapter:
     branches = ("cond", "uncond")
     # diffusers' class names none.
     repeated_blocks = ("CosmosTransformerBlock",)
+    token_arguments: ClassVar = {
+        "hidden_states": (1, 3),
+        "embedded_timestep": (1, 3),
+        "temb": (1, 3),
+        "image_rotary_emb": (0, 2),
+        "extra_pos_emb": (1, 3),
+    }
 
     def transformers(self, pipeline: Any) -> list[torch.nn.Module]:
         resize_without_torchvision()
@@ -34,6 +41,9 @@ class CosmosAdapter:
 
     def self_attentions(self, transformer: Any) -> list[Any]:
         return [block.attn1 for block in transformer.transformer_blocks]
+
+    def blocks(self, transformer: Any) -> list[torch.nn.Module]:
+        return list(transformer.transformer_blocks)
 
     def layout(self, transformer: Any, inputs: dict[str, Any]) -> TokenLayout:
         """Return the layout of latents ``(batch, channels, frames, height, width)``."""

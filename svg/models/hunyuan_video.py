@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -68,6 +68,12 @@ class HunyuanVideoAdapter:
     slices_text = True
     # Of image-to-video, beside those that diffusers' class names.
     repeated_blocks = ("HunyuanVideoTokenReplaceTransformerBlock", "HunyuanVideoTokenReplaceSingleTransformerBlock")
+    token_arguments: ClassVar = {
+        "hidden_states": (1, 3),
+        "freqs_cis": (0, 2),
+        "image_rotary_emb": (0, 2),
+        "num_tokens": (0, 0),
+    }
 
     def __init__(self) -> None:
         self._text = TextLengths()
@@ -77,7 +83,10 @@ class HunyuanVideoAdapter:
 
     def self_attentions(self, transformer: Any) -> list[Any]:
         """Return the joint attentions: dual-stream blocks, then single-stream blocks; the text's refiner is no part."""
-        return [block.attn for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks)]
+        return [block.attn for block in self.blocks(transformer)]
+
+    def blocks(self, transformer: Any) -> list[torch.nn.Module]:
+        return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
 
     def layout(self, transformer: Any, inputs: dict[str, Any]) -> TokenLayout:
         """Return the layout of latents ``(batch, channels, frames, height, width)`` with the longest prompt's text."""
@@ -144,7 +153,7 @@ class HunyuanVideoJointAttention(SelfAttention):
 
     Args:
         attend: Computes one call, ``(batch, num_heads, seq_len, head_dim)`` out.
-        stock: The processor it replaces; its backend and parallel settings must be at their defaults.
+        stock: The processor it replaces; its backend must be at its default.
         text: How long the prompts of the running forward are.
     """
 
@@ -154,8 +163,6 @@ class HunyuanVideoJointAttention(SelfAttention):
     def __init__(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any, text: TextLengths) -> None:
         super().__init__(attend)
         self._text = text
-        if getattr(stock, "_parallel_config", None) is not None:
-            raise ValueError("context parallelism is on for this pipeline; svg.attach does not go through it yet")
 
     def __call__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -22,6 +22,7 @@ class WanAdapter:
     """What the attachment needs to know of Wan."""
 
     branches = ("cond", "uncond")
+    token_arguments: ClassVar = {"hidden_states": (1, 3), "temb": (1, 4), "rotary_emb": (1, 4)}
 
     def transformers(self, pipeline: Any) -> list[torch.nn.Module]:
         """Return the pipeline's transformers: one, or the two experts of Wan 2.2."""
@@ -30,6 +31,9 @@ class WanAdapter:
 
     def self_attentions(self, transformer: Any) -> list[Any]:
         return [block.attn1 for block in transformer.blocks]
+
+    def blocks(self, transformer: Any) -> list[torch.nn.Module]:
+        return list(transformer.blocks)
 
     def layout(self, transformer: Any, inputs: dict[str, Any]) -> TokenLayout:
         """Return the layout of latents ``(batch, channels, frames, height, width)``."""
@@ -93,7 +97,7 @@ class WanSelfAttention(SelfAttention):
 
     Args:
         attend: Computes one call, ``(batch, num_heads, seq_len, head_dim)`` out.
-        stock: The processor it replaces; its backend and parallel settings must be at their defaults.
+        stock: The processor it replaces; its backend must be at its default.
     """
 
     _attention_backend = None
@@ -101,8 +105,6 @@ class WanSelfAttention(SelfAttention):
 
     def __init__(self, attend: Callable[[AttentionInputs], torch.Tensor], stock: Any) -> None:
         super().__init__(attend)
-        if getattr(stock, "_parallel_config", None) is not None:
-            raise ValueError("context parallelism is on for this pipeline; svg.attach does not go through it yet")
 
     def __call__(
         self,

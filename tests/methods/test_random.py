@@ -45,7 +45,7 @@ def test_branches_and_items_share_what_was_drawn(method):
 @every_method
 def test_devices_that_split_the_heads_draw_what_one_device_draws(method):
     whole = kept(method.plan(random_inputs(LAYOUT, num_heads=12), context_of(LAYOUT)))
-    part = method.plan(random_inputs(LAYOUT, num_heads=5), context_of(LAYOUT, head_offset=4))
+    part = method.plan(random_inputs(LAYOUT, num_heads=5), context_of(LAYOUT, head_offset=4, num_heads=12))
     assert torch.equal(kept(part, 5), whole[:, 4:9])
 
 

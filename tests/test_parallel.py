@@ -1,0 +1,112 @@
+"""One video over several processes is one process's, bit for bit; what cannot be split is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import svg
+from svg import parallel
+from svg.layout import TokenLayout
+from svg.parallel import Ulysses
+from tests.split_videos import CASES, SIZES
+from tests.tiny_pipelines import generate, tiny_wan_pipeline
+
+ROOT = Path(__file__).resolve().parent.parent
+METHOD = svg.SparseVideoGen(density=0.8, block_size=2)
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """Return what each process said of each case, by case and number of processes."""
+    folder = tmp_path_factory.mktemp("split")
+    line = [sys.executable, "-m", "tests.split_videos", str(folder)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[tuple[str, int], list[str]] = {}
+    for line in done.stdout.splitlines():
+        if line.count(": ") == 2:
+            name, size, words = line.split(": ")
+            found.setdefault((name, int(size)), []).append(words)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", CASES)
+def test_a_video_that_processes_share_is_one_processs_and_its_receipt_names_each_head_once(said, name, size):
+    assert said[name, size] == ["equal"] * size
+
+
+@pytest.mark.slow
+def test_the_example_of_the_documents_makes_one_processs_video(said):
+    assert said["the example", 2] == ["equal"] * 2
+
+
+@pytest.fixture
+def group(monkeypatch):
+    """Return a function that makes a group of so many processes, of which none but this one is there."""
+
+    def make(size: int) -> object:
+        monkeypatch.setattr(parallel.dist, "get_rank", lambda group: 0)
+        monkeypatch.setattr(parallel.dist, "get_world_size", lambda group: size)
+        return object()
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return tiny_wan_pipeline()
+
+
+def test_heads_that_processes_cannot_share_are_refused_before_anything_runs(pipeline, group):
+    with (
+        pytest.raises(ValueError, match="parallel is a group of 3 processes, which cannot share 2 heads evenly"),
+        svg.attach(pipeline, METHOD, parallel=group(3)),
+    ):
+        pass
+    assert not pipeline.transformer._forward_pre_hooks
+
+
+def test_a_video_of_fewer_tokens_than_processes_is_refused(group):
+    with pytest.raises(ValueError, match="parallel is a group of 4 processes, more than the 3 video tokens"):
+        Ulysses(group(4)).to_tokens(torch.zeros(1, 1, 5, 2), TokenLayout(3, 1, 2))
+
+
+def test_a_group_of_one_is_no_group(pipeline, group):
+    with svg.attach(pipeline, METHOD, parallel=group(1)) as run:
+        assert run.parallel is None
+        generate(pipeline)
+    assert len(run.receipt.sparse_calls) == len(run.receipt.calls) > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "degrees", "words"),
+    [
+        (None, (1, 2), "give its processes to svg.attach, too: parallel=torch.distributed.group.WORLD"),
+        (2, (1, 4), "ring_degree=1 and ulysses_degree=4; it must have ulysses_degree=2 alone"),
+        (2, (2, 1), "ring_degree=2 and ulysses_degree=1; it must have ulysses_degree=2 alone"),
+    ],
+)
+def test_diffusers_own_splitting_is_refused_where_the_processes_are_not_the_same(group, size, degrees, words):
+    pipeline = tiny_wan_pipeline()
+    config = SimpleNamespace(ring_degree=degrees[0], ulysses_degree=degrees[1])
+    for block in pipeline.transformer.blocks:
+        block.attn1.processor._parallel_config = SimpleNamespace(context_parallel_config=config)
+    with (
+        pytest.raises(ValueError, match=words),
+        svg.attach(pipeline, METHOD, parallel=None if size is None else group(size)),
+    ):
+        pass
+
+
+def test_a_family_that_does_not_say_where_its_tokens_stand_is_refused(pipeline, group):
+    silent = SimpleNamespace(self_attentions=lambda transformer: [block.attn1 for block in transformer.blocks])
+    with pytest.raises(ValueError, match="SimpleNamespace has no token_arguments: it cannot split"):
+        Ulysses(group(2)).split(silent, pipeline.transformer, lambda: None)

@@ -58,11 +58,13 @@ class Ulysses:
             raise ValueError(f"parallel is given, and {type(adapter).__name__} has no token_arguments: it cannot split")
         blocks, arguments = adapter.blocks(transformer), adapter.token_arguments
 
+        @torch.compiler.disable
         def cut(names: list[str], module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             own = partial(self._own, arguments, layout().num_video_tokens)
             cut_args = tuple(own(name, value) for name, value in zip(names, args, strict=False))
             return cut_args, {name: own(name, value) for name, value in kwargs.items()}
 
+        @torch.compiler.disable
         def whole(module: Any, args: tuple[Any, ...], output: Any) -> Any:
             lengths = self._lengths(layout().num_video_tokens)
             if isinstance(output, torch.Tensor):

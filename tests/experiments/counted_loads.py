@@ -21,3 +21,8 @@ class CountedLoads(SparseVideoGen):
         with Path(os.environ[FILE]).open("a") as file:
             file.write(f"{os.getpid()} {loading._load.cache_info().misses}\n")
         return super().plan(inputs, context)
+
+
+def loads_by_process(file: Path) -> dict[str, int]:
+    """Return how often each process has loaded a model."""
+    return {process: int(count) for process, count in map(str.split, file.read_text().splitlines())}

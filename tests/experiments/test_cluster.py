@@ -14,7 +14,7 @@ from analysis import load
 from experiments import schema, sweeping
 from experiments.entry import BUSY, CONF
 from experiments.loading import PROJECT
-from tests.experiments.counted_loads import FILE
+from tests.experiments.counted_loads import FILE, loads_by_process
 
 
 def needs(package):
@@ -29,11 +29,6 @@ def watched(sparse, tmp_path, monkeypatch):
     monkeypatch.setenv(FILE, str(tmp_path / "loads"))
     few = ["quality.metrics=[psnr]", "statistics=off", "dense_backend=sdpa"]
     return [*sparse, *few, "method._target_=tests.experiments.counted_loads.CountedLoads"], tmp_path / "loads"
-
-
-def loads_by_process(file):
-    """Return how often each process has loaded a model."""
-    return {process: int(count) for process, count in map(str.split, file.read_text().splitlines())}
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from analysis import load
 from experiments.loading import PROJECT
 from svg.results import lock_path
 from tests.experiments.conftest import planned
+from tests.experiments.counted_loads import FILE, loads_by_process
 
 
 def command(*arguments):
@@ -106,10 +107,15 @@ def test_a_killed_sweep_goes_on_where_it_stopped(sparse, tmp_path):
 
 @pytest.mark.slow
 def test_runs_side_by_side_share_the_dense_twin_and_a_failure_does_not_stop_the_others(sparse, tmp_path):
-    line = command(*sparse, "+launcher=parallel", "method.sparsity=0.02,0.7,0.8")
-    done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    counted = "method._target_=tests.experiments.counted_loads.CountedLoads"
+    line = command(*sparse, counted, "+launcher=parallel", "method.sparsity=0.02,0.7,0.8,0.9")
+    environment = os.environ | {FILE: str(tmp_path / "loads")}
+    done = subprocess.run(line, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "error: method.sparsity" in done.stderr and "Traceback" not in done.stderr
     table = load.runs(tmp_path / "runs").set_index("config.method.sparsity")
-    assert dict(table["status"]) == {0.02: "failed", 0.7: "complete", 0.8: "complete"}
+    assert dict(table["status"]) == {0.02: "failed", 0.7: "complete", 0.8: "complete", 0.9: "complete"}
+    # Each process of the two keeps its model.
+    loads = loads_by_process(tmp_path / "loads")
+    assert set(loads.values()) == {1} and len(loads) <= 2
     assert len([entry for entry in (tmp_path / "runs" / ".dense").iterdir() if len(entry.name) == 32]) == 1

@@ -40,6 +40,7 @@ $(READY): pyproject.toml constraints.txt tools/setup_environment.py
 	@touch $@
 
 setup-cluster: $(READY)  ## Add the launchers of Slurm and Ray to the environment
+	@echo "Install the launchers of Slurm and Ray; that lpips lacks torchvision, as pip may say, is meant"
 	@$(RUN) -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e ".[cluster]"
 	@$(RUN) -c "import ray, submitit; print(f'submitit {submitit.__version__} and Ray {ray.__version__} are installed')"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import svg
 from svg import parallel
 from svg.layout import TokenLayout
 from svg.parallel import Ulysses
-from tests.split_videos import CASES, SIZES
+from tests.split_videos import CASES, EXAMPLE, SIZES
 from tests.tiny_pipelines import generate, tiny_wan_pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,7 @@ def said(tmp_path_factory):
     """Return what each process said of each case, by case and number of processes."""
     folder = tmp_path_factory.mktemp("split")
     line = [sys.executable, "-m", "tests.split_videos", str(folder)]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[tuple[str, int], list[str]] = {}
     for line in done.stdout.splitlines():
@@ -37,6 +38,7 @@ def said(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", CASES)
 def test_a_video_that_processes_share_is_one_processs_and_its_receipt_names_each_head_once(said, name, size):
@@ -46,6 +48,30 @@ def test_a_video_that_processes_share_is_one_processs_and_its_receipt_names_each
 @pytest.mark.slow
 def test_the_example_of_the_documents_makes_one_processs_video(said):
     assert said["the example", 2] == ["equal"] * 2
+
+
+@pytest.mark.gpu
+def test_two_gpus_make_one_gpus_video_of_the_example(tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip(f"needs two NVIDIA GPUs, and torch finds {torch.cuda.device_count()}")
+    done = under_torchrun(tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    differences = [float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("differs by")]
+    assert len(differences) == 2 and max(differences) < 1e-4
+
+
+def under_torchrun(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the documents' example on two devices, where its small tiles have one backend, and then on one of them."""
+    alone = 'with svg.attach(pipe, method, "reference"):\n    whole = generate()\n'
+    tell = 'print("differs by", (video - whole).abs().max().item(), flush=True)\n'
+    text = EXAMPLE[1].replace("attach(pipe, method,", 'attach(pipe, method, "reference",') + alone + tell
+    (folder / "split_video.py").write_text(text)
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    places = os.pathsep.join((str(ROOT), str(ROOT / "kernels")))
+    return subprocess.run(
+        [*line, str(folder / "split_video.py")], cwd=ROOT, env=os.environ | {"PYTHONPATH": places},
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
 
 
 @pytest.fixture

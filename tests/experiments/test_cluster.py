@@ -32,6 +32,7 @@ def watched(sparse, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @needs("ray")
 def test_eight_jobs_on_two_workers_of_ray_are_made_once_each_and_load_the_model_once_a_worker(
     watched, tmp_path, call, monkeypatch
@@ -61,6 +62,7 @@ def test_eight_jobs_on_two_workers_of_ray_are_made_once_each_and_load_the_model_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @needs("submitit")
 def test_jobs_of_submitit_write_to_the_same_folder_each_in_a_process_of_its_own(watched, tmp_path, call):
     settings, file = watched

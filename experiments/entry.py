@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -81,8 +81,7 @@ def command(
             if process.pid != os.getpid() or process.wants_traceback:
                 raise
             # Kept from Hydra, which would print lines of its own.
-            process.failures += 1
-            _say(f"{' '.join(names.overrides)}: {one_line(error)}" if names.is_sweep else one_line(error))
+            fail(error, names.overrides if names.is_sweep else ())
         return None
 
     # Where Hydra's sweeper finds it.
@@ -223,6 +222,12 @@ def names_of(choices: Any, overrides: list[str], is_sweep: bool, sweep: str | No
         is_sweep=is_sweep,
         sweep=sweep,
     )
+
+
+def fail(error: BaseException, overrides: Sequence[str] = ()) -> None:
+    """Say in one line that something failed, such as the job of these overrides, and let the command end with 2."""
+    process.failures += 1
+    _say(": ".join([*filter(None, [" ".join(overrides)]), one_line(error)]))
 
 
 def _say(message: str) -> None:

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 
 from experiments import dry_run, planning, resuming
 from experiments.composing import Composer
-from experiments.entry import BUSY, USER_ERRORS, one_line
+from experiments.entry import BUSY, USER_ERRORS, fail, one_line, process
 from experiments.tracking import publish_sweep
 from svg.atomic import Lock
 from svg.results import RunSchemaError, config_hash, lock_path
@@ -68,8 +68,12 @@ def sweep(master: Any, loader: Any, launcher: Any, expanded: Sequence[Sequence[s
         todo = list(plans(master, loader, [overrides for overrides, _ in busy], may_download=True)) if busy else []
         todo = [job for job in todo if job.plan is None or not is_done(job.plan)]
     for result in results:
-        # Raises what a job in another process has raised.
-        _ = result.return_value
+        if result.status == JobStatus.FAILED:
+            # A job in another process. The public name of its error would print lines of Hydra's own.
+            error = result._return_value
+            if process.wants_traceback or not isinstance(error, USER_ERRORS):
+                raise error
+            fail(error, result.overrides)
     if results:
         _publish(name, jobs)
     return results

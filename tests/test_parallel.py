@@ -63,7 +63,7 @@ def test_two_gpus_make_one_gpus_video_of_the_example(tmp_path):
 def under_torchrun(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the documents' example on two devices, where its small tiles have one backend, and then on one of them."""
     alone = 'with svg.attach(pipe, method, "reference"):\n    whole = generate()\n'
-    tell = 'print("differs by", (video - whole).abs().max().item(), flush=True)\n'
+    tell = 'print(f"differs by {(video - whole).abs().max()}\\n", end="", flush=True)\n'
     text = EXAMPLE[1].replace("attach(pipe, method,", 'attach(pipe, method, "reference",') + alone + tell
     (folder / "split_video.py").write_text(text)
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

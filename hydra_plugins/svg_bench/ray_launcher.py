@@ -50,6 +50,7 @@ class RayLauncher(Launcher):
 
         Raises:
             ValueError: If the cluster has no room for one worker.
+            ChildProcessError: If a worker cannot begin.
         """
         import ray
 
@@ -58,19 +59,31 @@ class RayLauncher(Launcher):
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")
         ray.init(ignore_reinit_error=True, **self.init)
         count = self.num_workers or self._room(ray.cluster_resources())
-        kind = ray.remote(**{"max_restarts": -1, **self.worker})(_Worker)
-        workers = [kind.remote(*self.job, Singleton.get_state()) for _ in range(min(count, len(job_overrides)))]
+        kind = ray.remote(**self.worker)(_Worker)
+        workers: list[Any] = []
         waiting = deque(enumerate(job_overrides))
-        # A worker gets its first job once it has been placed.
-        running: dict[Any, tuple[Any, int | None]] = {worker.ready.remote(): (worker, None) for worker in workers}
         returned: dict[int, JobReturn] = {}
+        # What each worker is asked for: a job, by its index, or None: to say that it has been placed.
+        running: dict[Any, tuple[Any, int | None]] = {}
+
+        def begin() -> None:
+            workers.append(kind.remote(*self.job, Singleton.get_state()))
+            running[workers[-1].ready.remote()] = workers[-1], None
+
+        for _ in range(min(count, len(job_overrides))):
+            begin()
         while len(returned) < len(job_overrides):
             [ended], _ = ray.wait(list(running), num_returns=1)
             worker, index = running.pop(ended)
             try:
                 answer = ray.get(ended)
             except ray.exceptions.RayActorError as error:
-                answer = _died(job_overrides[index or 0], error)
+                if index is None:
+                    raise ChildProcessError(f"a worker of Ray cannot begin: {_line(error)}") from error
+                returned[index] = _died(job_overrides[index], error)
+                if waiting:
+                    begin()
+                continue
             if index is not None:
                 returned[index] = answer
             if waiting:
@@ -111,10 +124,13 @@ class _Worker:
 
 def _died(overrides: Sequence[str], error: Exception) -> JobReturn:
     """Return what became of a job whose process ended in its midst."""
-    said = ChildProcessError(f"{' '.join(overrides)}: its Ray worker died: {' '.join(str(error).split())[:300]}")
     returned = JobReturn(overrides=overrides, status=JobStatus.FAILED)
-    returned.return_value = said
+    returned.return_value = ChildProcessError(f"its Ray worker died: {_line(error)}")
     return returned
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _plain(settings: Any) -> dict[str, Any]:

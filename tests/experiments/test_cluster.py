@@ -45,14 +45,17 @@ def test_eight_jobs_on_two_workers_of_ray_are_made_once_each_and_load_the_model_
     line = ["-m", "hydra/launcher=ray", "hydra.launcher.num_workers=2", *settings]
     line += ["+hydra.launcher.init={num_cpus: 2, include_dashboard: false, logging_level: error, log_to_driver: false}"]
     try:
-        status, out, err = call(*line, "seed=0,1", "method.sparsity=0.02,0.7,0.8,0.9")
-        assert status == 2
-        # The refusal of one job does not stop the others, and is said in a line.
-        assert "8 to make" in out and err.count("error: method.sparsity") == 1 and "Traceback" not in err
-        table = load.runs(tmp_path / "runs")
-        made = table[table["status"] == "complete"]
-        assert len(table) == 8 and sorted(made["config.method.sparsity"]) == [0.7, 0.7, 0.8, 0.8, 0.9, 0.9]
-        assert set(loads_by_process(file).values()) == {1} and len(loads_by_process(file)) <= 2
+        file.with_suffix(".kill").touch()
+        status, out, err = call(*line, "method.sparsity=0.02,0.6,0.65,0.7,0.75,0.8,0.85,0.9")
+        assert status == 2 and "8 to make" in out and "Traceback" not in err
+        # Neither the refusal of one job nor the end of a worker stops the others, and each is said in a line.
+        said = [line.split("method.sparsity=")[1] for line in err.splitlines() if line.startswith("error: ")]
+        assert [line.split()[0] for line in said] == ["0.02", "0.9"]
+        assert ": method.sparsity (the fraction kept" in said[0] and ": its Ray worker died: " in said[1]
+        table = load.runs(tmp_path / "runs").set_index("config.method.sparsity")
+        assert len(table) == 7 and dict(table["status"]).pop(0.02) == "failed"
+        assert set(table["status"].drop(0.02)) == {"complete"}
+        assert set(loads_by_process(file).values()) == {1} and len(loads_by_process(file)) <= 3
         assert str(os.getpid()) not in loads_by_process(file)
         greedy = "hydra.launcher.worker={num_gpus: 3}"
         status, _, err = call(*line, greedy, "hydra.launcher.num_workers=null", "seed=2,3")

@@ -46,7 +46,7 @@ def test_eight_jobs_on_two_workers_of_ray_are_made_once_each_and_load_the_model_
     line += ["+hydra.launcher.init={num_cpus: 2, include_dashboard: false, logging_level: error, log_to_driver: false}"]
     try:
         file.with_suffix(".kill").touch()
-        status, out, err = call(*line, "method.sparsity=0.02,0.6,0.65,0.7,0.75,0.8,0.85,0.9")
+        status, out, err = call(*line, "method.sparsity=0.02,0.9,0.6,0.65,0.7,0.75,0.8,0.85")
         assert status == 2 and "8 to make" in out and "Traceback" not in err
         # Neither the refusal of one job nor the end of a worker stops the others, and each is said in a line.
         said = [line.split("method.sparsity=")[1] for line in err.splitlines() if line.startswith("error: ")]

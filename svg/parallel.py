@@ -43,7 +43,8 @@ class Ulysses:
             layout: Returns the layout of the forward that runs.
 
         Raises:
-            ValueError: If the heads cannot be dealt out evenly, or diffusers splits the tokens in another way.
+            ValueError: If the heads cannot be dealt out evenly, diffusers splits the tokens in another way, or a step
+                cache is on.
         """
         modules = adapter.self_attentions(transformer)
         for module in modules:
@@ -52,6 +53,11 @@ class Ulysses:
                     f"parallel is a group of {self.size} processes, which cannot share {module.heads} heads evenly; "
                     f"take a number of processes that divides {module.heads}"
                 )
+        if getattr(transformer, "is_cache_enabled", False):
+            raise ValueError(
+                "parallel is given, and the transformer has a step cache, which would see a part of the tokens in each "
+                "process and decide for itself; call disable_cache() first"
+            )
         if self._is_split(modules[0].processor):
             return []
         if not hasattr(adapter, "token_arguments"):
@@ -105,9 +111,10 @@ class Ulysses:
     def to_tokens(self, output: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
         """Return ``(batch, all heads, own tokens, head_dim)`` of ``(batch, own heads, all tokens, head_dim)``."""
         rows = output.permute(2, 0, 1, 3)
-        held = [torch.cat([rows[part] for part in parts]) for parts in self._held(layout)]
-        counts = [part.shape[0] for part in held]
-        mine = self._exchange(torch.cat(held), counts, [counts[self.rank]] * self.size)
+        held = self._held(layout)
+        counts = [sum(part.stop - part.start for part in parts) for parts in held]
+        sent = torch.cat([rows[part] for parts in held for part in parts])
+        mine = self._exchange(sent, counts, [counts[self.rank]] * self.size)
         return mine.unflatten(0, (self.size, -1)).permute(2, 0, 3, 1, 4).flatten(1, 2)
 
     def gather(self, thing: Any) -> list[Any]:

@@ -187,7 +187,7 @@ def _joined(calls: Sequence[Call]) -> Call:
         density_token=math.fsum(call.density_token for call in calls) / len(calls),
         density_tile=math.fsum(call.density_tile for call in calls) / len(calls),
         choice=_beside([call.choice for call in calls]),
-        error={name: _beside([call.error[name] for call in calls]) for name in calls[0].error},
+        error={name: _beside([call.error[name] for call in calls]) for name in told.error},
     )
 
 

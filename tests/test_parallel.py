@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import FirstBlockCacheConfig
 
 import svg
 from svg import parallel
 from svg.layout import TokenLayout
 from svg.parallel import Ulysses
+from svg.receipt import Call, Receipt
 from tests.split_videos import CASES, EXAMPLE, SIZES
 from tests.tiny_pipelines import generate, tiny_wan_pipeline
 
@@ -136,3 +139,22 @@ def test_a_family_that_does_not_say_where_its_tokens_stand_is_refused(pipeline, 
     silent = SimpleNamespace(self_attentions=lambda transformer: [block.attn1 for block in transformer.blocks])
     with pytest.raises(ValueError, match="SimpleNamespace has no token_arguments: it cannot split"):
         Ulysses(group(2)).split(silent, pipeline.transformer, lambda: None)
+
+
+def test_a_step_cache_is_refused_for_every_process_would_decide_for_itself(group):
+    pipeline = tiny_wan_pipeline()
+    pipeline.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    with pytest.raises(ValueError, match="step cache.*disable_cache"), svg.attach(pipeline, METHOD, parallel=group(2)):
+        pass
+
+
+def test_a_call_that_one_process_ran_dense_is_told_as_one_that_did():
+    call = Call(0, 1, "cond", "flex", False, 0.5, 0.6, [["spatial"], ["temporal"]], {"spatial": [[0.1], [0.2]]})
+    dense = replace(call, backend="sdpa", is_dense=True, density_token=1.0, choice=[["dense"]] * 2, error={})
+    dense = replace(dense, density_tile=1.0, fallback="flex refused")
+    receipt = Receipt()
+    receipt.join([Receipt(_calls=[call]), Receipt(_calls=[dense])])
+    [told] = receipt.calls
+    assert (told.is_dense, told.backend, told.fallback, told.error) == (True, "sdpa", "flex refused", {})
+    assert told.choice == [["spatial", "dense"], ["temporal", "dense"]]
+    assert (told.density_token, told.density_tile) == (0.75, 0.8)

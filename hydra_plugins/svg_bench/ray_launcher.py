@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
@@ -124,7 +124,7 @@ class _Worker:
 
 def _died(overrides: Sequence[str], error: Exception) -> JobReturn:
     """Return what became of a job whose process ended in its midst."""
-    returned = JobReturn(overrides=overrides, status=JobStatus.FAILED)
+    returned = JobReturn(overrides=filter_overrides(overrides), status=JobStatus.FAILED)
     returned.return_value = ChildProcessError(f"its Ray worker died: {_line(error)}")
     return returned
 

@@ -101,7 +101,7 @@ def test_a_run_that_another_machine_writes_is_waited_for_by_the_name_that_it_has
 
     class Launcher:
         def launch(self, job_overrides, initial_job_idx):
-            happened.append(job_overrides)
+            happened.append([overrides[0] for overrides in job_overrides])
             answer = f"{BUSY}there/run-0123abcd" if initial_job_idx == 0 else None
             return [JobReturn(status=JobStatus.COMPLETED, _return_value=answer) for _ in job_overrides]
 
@@ -109,4 +109,4 @@ def test_a_run_that_another_machine_writes_is_waited_for_by_the_name_that_it_has
     monkeypatch.setattr(sweeping, "plans", lambda *_, **__: iter([sweeping.Job(["seed=0"], None)]))
     monkeypatch.setattr(sweeping, "wait_for", happened.append)
     assert len(sweeping.sweep(None, None, Launcher(), [["seed=0"]])) == 2
-    assert happened == [[["seed=0"]], Path("there/run-0123abcd"), [["seed=0"]]]
+    assert happened == [["seed=0"], Path("there/run-0123abcd"), ["seed=0"]]

@@ -66,7 +66,11 @@ class Phases(Protocol):
 
 
 class Statistics(Protocol):
-    """What measures some of the calls beside what they compute, such as ``svg.statistics_sample.StatisticsSample``."""
+    """What measures some of the calls beside what they compute, such as ``svg.statistics_sample.StatisticsSample``.
+
+    Where ``joins_heads`` is true, what ``measure`` returns has ``on_host()`` and ``join(others)``, and processes that
+    share the heads can put it together.
+    """
 
     def covers(self, context: AttentionContext) -> bool: ...
 
@@ -206,7 +210,12 @@ class Attachment:
         self.statistics, self.parallel = statistics, parallel
         self.compile_options = _options_of(compile)
         if parallel is not None and self.compile_options is not None:
-            raise ValueError("parallel and compile are both given, and a compiled block cannot exchange tokens; take one")
+            raise ValueError("parallel and compile are both given; a compiled block cannot exchange tokens: take one")
+        if parallel is not None and statistics is not None and not getattr(statistics, "joins_heads", False):
+            raise ValueError(
+                f"parallel is given, and statistics is a {type(statistics).__name__}, of which processes that share "
+                f"the heads cannot put together what each has measured; leave one of them out"
+            )
         self.receipt = Receipt()
         self._clock = StepClock(adapter.branches)
         self._timestep: tuple[torch.Tensor | None, float] = (None, 0.0)

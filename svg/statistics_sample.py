@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -30,6 +31,9 @@ class StatisticsSample:
     Raises:
         ValueError: If a number is below 1.
     """
+
+    # What several processes measure, each of its heads, can stand in a row.
+    joins_heads: ClassVar[bool] = True
 
     layers_apart: int = 8
     steps_apart: int = 10

@@ -141,6 +141,16 @@ def test_a_family_that_does_not_say_where_its_tokens_stand_is_refused(pipeline, 
         Ulysses(group(2)).split(silent, pipeline.transformer, lambda: None)
 
 
+def test_statistics_that_cannot_be_put_together_are_refused(pipeline, group):
+    with pytest.raises(ValueError, match="statistics is a SimpleNamespace, of which processes that share the heads"):
+        svg.attach(pipeline, METHOD, parallel=group(2), statistics=SimpleNamespace())
+
+
+def test_compiled_blocks_and_processes_that_share_a_video_are_refused(pipeline, group):
+    with pytest.raises(ValueError, match="parallel and compile are both given"):
+        svg.attach(pipeline, METHOD, parallel=group(2), compile=True)
+
+
 def test_a_step_cache_is_refused_for_every_process_would_decide_for_itself(group):
     pipeline = tiny_wan_pipeline()
     pipeline.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))

@@ -343,6 +343,7 @@ def test_a_disk_that_fills_inside_the_block_leaves_no_failed_run(tmp_path, numbe
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_file_that_grows_beyond_its_limit_is_one_line(tmp_path):
     code = """
 import json, resource, sys

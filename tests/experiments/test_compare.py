@@ -106,6 +106,7 @@ def test_the_record_says_what_ran_and_keeps_the_pixels(finished):
     assert (finished / record.videos[0].dense_preview).stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_too_long_is_cut_told_of_once_and_recorded(sparse, call, tmp_path):
     texts = f"prompts.texts=[a red circle,{'a blue square moves ' * 5}]"
     truncation._warn.cache_clear()
@@ -117,6 +118,7 @@ def test_a_prompt_that_is_too_long_is_cut_told_of_once_and_recorded(sparse, call
         assert [prompt.get("truncated") for prompt in run.prompts] == [None, "text_encoder takes 16 of 20 tokens"]
 
 
+@pytest.mark.slow
 def test_a_complete_run_is_kept_and_made_again_only_on_demand(sparse, call):
     settings = ("method=svg", *sparse)
     status, first, _ = call(*settings)
@@ -128,6 +130,7 @@ def test_a_complete_run_is_kept_and_made_again_only_on_demand(sparse, call):
     assert first.split(":")[0] == third.split(":")[0]
 
 
+@pytest.mark.slow
 def test_a_failed_attempt_to_make_a_complete_run_again_leaves_it_there(sparse, tmp_path, monkeypatch):
     path = runner.run(planned(*sparse))
 
@@ -213,6 +216,7 @@ def test_noise_depends_on_the_prompts_text_and_the_seed_only():
     assert not torch.equal(first, torch.randn(4, generator=noise_generator("a square", 3)))
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failure_records_it_and_ends_with_status_two(sparse, call, tmp_path):
     status, out, err = call("-m", "method=svg", *sparse, "method.sparsity=0.02,0.7")
     assert status == 2
@@ -269,6 +273,7 @@ def test_a_misspelt_setting_stops_a_sweep_with_one_line(sparse, call, tmp_path):
     assert not list((tmp_path / "runs").glob("*/run.json"))
 
 
+@pytest.mark.slow
 def test_the_demos_cases_are_a_sweep(small, call, tmp_path):
     settings = [*small, "model.method_defaults.block_size=2", "method.sparsity=0.8"]
     status, _, err = call("-m", "case=svg_at_50,random_at_25", *settings)

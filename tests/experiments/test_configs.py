@@ -38,6 +38,7 @@ def test_every_experiment_and_case_composes_and_builds(group, name):
     build_method(config.method, config.model.method_defaults, config.model.upstream)
 
 
+@pytest.mark.slow
 def test_every_method_takes_every_models_defaults():
     models = [composed(f"model={name}").model for group, name in FILES if group == "model"]
     methods = [composed(f"method={name}").method for group, name in FILES if group == "method" and name != "dense"]

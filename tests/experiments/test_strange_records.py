@@ -82,6 +82,7 @@ def test_the_tables_name_a_damaged_run_and_take_nothing_from_it(sparse, tmp_path
     assert damaged["error"] and damaged["psnr_db_n"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_of_another_version_is_refused_and_left_alone(sparse, call, capsys):
     path = runner.run(planned(*sparse))
     capsys.readouterr()

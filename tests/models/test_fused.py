@@ -65,6 +65,7 @@ def test_a_video_in_half_precision_through_the_kernel_on_a_gpu_is_the_video_with
     assert (videos[True] - videos[False]).norm() <= most * videos[False].norm()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="rehearses in the interpreter")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_video_through_the_kernel_is_the_video_without_it(family, counted):

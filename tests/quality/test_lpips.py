@@ -62,6 +62,7 @@ def lpips_package(monkeypatch, random_trunk):
             del sys.modules[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", ["alex", "vgg"])
 @pytest.mark.parametrize("value_range", ["[-1, 1]", "[0, 1]"])
 def test_it_equals_the_lpips_package_on_a_shared_trunk(lpips_package, random_trunk, net, value_range):

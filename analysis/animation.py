@@ -10,10 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import av
 from PIL import Image, ImageDraw, ImageFont
 
-from analysis import load
+from analysis import load, videos
 from analysis.summary import cell, summary
 
 GAP, CAPTION, SCALE = 12, 30, 2
@@ -38,9 +37,9 @@ def side_by_side(output: Path, run_dirs: Sequence[Path], scale: int = SCALE) -> 
         if not sparse:
             raise ValueError(f"{path} holds no preview videos/*.mp4; name the folder of a complete run")
         if not columns:
-            columns.append(_frames(sparse[0].with_suffix(".dense.mp4")))
+            columns.append(videos.frames(sparse[0].with_suffix(".dense.mp4")))
             names.append("dense")
-        columns.append(_frames(sparse[0]))
+        columns.append(videos.frames(sparse[0]))
         names.append(_caption(path))
     if len({(len(frames), frames[0].size, rate) for frames, rate in columns}) > 1:
         raise ValueError("the runs' videos differ in size, length or frame rate; name runs of one prompt and model")
@@ -60,13 +59,6 @@ def side_by_side(output: Path, run_dirs: Sequence[Path], scale: int = SCALE) -> 
     pictures[0].save(
         output, save_all=True, append_images=pictures[1:], duration=round(1000 / rate), loop=0, quality=82, method=6
     )
-
-
-def _frames(path: Path) -> tuple[list[Image.Image], float]:
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        rate = float(stream.average_rate or 0)
-        return [frame.to_image() for frame in container.decode(stream)], rate
 
 
 def _caption(path: Path) -> str:

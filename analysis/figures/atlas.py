@@ -1,0 +1,81 @@
+"""The atlas of a run's heads: what they chose and where they look, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from analysis.figures import look
+from analysis.figures.series import MissingRows
+
+# Panels: a quantity and its title.
+ATLAS = {
+    "head_choice": "temporal choices",
+    "head_same_frame_mass": "mass on own frame",
+    "head_same_position_mass": "mass on own place",
+    "head_first_frame_mass": "mass on first frame",
+    "head_text_mass": "mass on text",
+    "head_entropy": "entropy",
+    "head_kept_mass": "mass kept",
+}
+# The scale of this one is the same in every atlas; that of the others ends at their greatest value.
+_SHARE = "head_choice"
+_PANELS_PER_ROW = 4
+
+
+@look.in_one_look
+def head_atlas(
+    measurements: pd.DataFrame,
+    run_id: str,
+    output: str | Path,
+    *,
+    across: Literal["head", "step"] = "head",
+    suffixes: Iterable[str] = look.SUFFIXES,
+) -> list[Path]:
+    """Draw where the heads of one run look, a panel per quantity of ``ATLAS``, layers down.
+
+    A cell is the mean over branches, videos and, of ``head`` and ``step``, the one that is not drawn; one that nothing
+    was measured of is grey. A dense run with ``statistics=all statistics.layers_apart=1`` has the masses of every
+    head, a sparse one its choices.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        run_id: The run.
+        output: Path without a suffix.
+        across: Whether heads or steps go from left to right.
+        suffixes: File formats.
+
+    Returns:
+        The files written.
+
+    Raises:
+        MissingRows: If the run has none of these quantities.
+    """
+    rows = measurements[measurements["run_id"].eq(run_id) & measurements["quantity"].isin(list(ATLAS))]
+    rows = rows[rows["value"].notna()]
+    if rows.empty:
+        raise MissingRows(f"run_id={run_id}: no run of this name below this folder has a number for {', '.join(ATLAS)}")
+    shown = [name for name in ATLAS if (rows["quantity"] == name).any()]
+    cells = rows.groupby(["quantity", "layer", across])["value"].mean()
+    layers, others = (range(int(rows[name].max()) + 1) for name in ("layer", across))
+    columns = min(len(shown), _PANELS_PER_ROW)
+    lines = -(-len(shown) // columns)
+    figure = look.new_figure(look.COLUMN if columns == 1 else look.PAGE, 2.2 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes, name in zip(panels, shown, strict=False):
+        grid = cells[name].unstack(across).reindex(index=layers, columns=others).to_numpy(float)
+        top = 1.0 if name == _SHARE else None
+        image = axes.imshow(grid, aspect="auto", vmin=0.0, vmax=top, interpolation="nearest")
+        axes.set_facecolor(look.PALE)
+        axes.set_title(ATLAS[name])
+        axes.set_xlabel(across)
+        axes.locator_params(integer=True, nbins=6)
+        figure.colorbar(image, ax=axes, location="bottom", shrink=0.9)
+    for axes in panels[:: columns]:
+        axes.set_ylabel("layer")
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
+    return look.save(figure, output, suffixes)

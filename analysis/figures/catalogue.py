@@ -1,0 +1,109 @@
+"""All figures by name, and which runs each of them takes from a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from analysis import figures
+from analysis.figures.series import MissingRows
+from analysis.figures.strips import videos_of
+from analysis.summary import summary
+
+# Of so many methods at most a model's strips are drawn.
+_STRIPS = 3
+
+
+class Records(NamedTuple):
+    """The rows that figures are drawn from, and the quality that is looked at."""
+
+    measurements: pd.DataFrame
+    runs: pd.DataFrame
+    quantity: str = "psnr_db"
+    protocol: str = "standard"
+
+
+# Writes one figure; takes its path without a suffix.
+Draw = Callable[[Path], list[Path]]
+
+
+def _quality(name: str) -> Callable[[Records], dict[str, Draw]]:
+    """Return what draws a figure of one quality."""
+    function = getattr(figures, name)
+
+    def one(records: Records) -> dict[str, Draw]:
+        measurements, runs, quantity, protocol = records
+        stem = "_".join([name, *([quantity] if quantity != "psnr_db" else [])])
+        return {stem: partial(function, measurements, runs, quantity=quantity, protocol=protocol)}
+
+    return one
+
+
+def _plain(name: str) -> Callable[[Records], dict[str, Draw]]:
+    function = getattr(figures, name)
+    return lambda records: {name: partial(function, records.measurements, records.runs)}
+
+
+def _atlases(records: Records) -> dict[str, Draw]:
+    """Return two atlases for each model, of the run that the most is known of: heads across, and steps across."""
+    rows = records.measurements
+    whole = records.runs.loc[records.runs["status"] == "complete", "run_id"]
+    rows = rows[rows["quantity"].isin(list(figures.ATLAS)) & rows["value"].notna() & rows["run_id"].isin(whole)]
+    if rows.empty:
+        raise MissingRows(
+            "no complete run below this folder has a head_choice; python -m experiments.compare method=svg makes some"
+        )
+    by_run = rows.groupby("run_id", sort=False)
+    choices = rows[rows["quantity"] == "head_choice"].groupby("run_id")["value"].nunique()
+    known = pd.DataFrame(
+        {
+            "model": by_run["model"].first(),
+            "quantities": by_run["quantity"].nunique(),
+            "choices": choices.reindex(by_run.groups, fill_value=0),
+            "rows": by_run.size(),
+        }
+    ).sort_values(["quantities", "choices", "rows"], ascending=False, kind="stable")
+    best = known.reset_index().drop_duplicates("model")
+    return {
+        f"head_atlas_{across}s_{row.model}": partial(figures.head_atlas, rows, row.run_id, across=across)
+        for row in best.itertuples()
+        for across in ("head", "step")
+    }
+
+
+def _strips(records: Records) -> dict[str, Draw]:
+    """Return strips for each model: of the sparsest run of each method, as far as they share a dense video."""
+    table = summary(records.measurements, records.runs, pooled=False)
+    table = table[(table["status"] == "complete") & (table["method"] != "dense")]
+    runs = records.runs.set_index("run_id", drop=False)
+    jobs: dict[str, Draw] = {}
+    for model, rows in table.groupby("model", sort=False):
+        chosen: list[str] = []
+        shared: set[tuple[str, int, str | None]] = set()
+        for run in rows.sort_values("density_executed", kind="stable").drop_duplicates("method")["runs"].str[0]:
+            own = set(videos_of(runs.loc[run]))
+            both = own & shared if chosen else own
+            if both and len(chosen) < _STRIPS:
+                chosen, shared = [*chosen, run], both
+        if chosen:
+            jobs[f"video_strips_{model}"] = partial(figures.video_strips, *records[:2], chosen)
+    if not jobs:
+        raise MissingRows("no sparse run below this folder has a preview video; python -m experiments.compare makes some")
+    return jobs
+
+
+# Figure: from records to what draws it, by file name without a suffix. Raises `MissingRows`.
+FIGURES: dict[str, Callable[[Records], dict[str, Draw]]] = {
+    "quality_over_density": _quality("quality_over_density"),
+    "speedup_over_density": _plain("speedup_over_density"),
+    "quality_over_time": _quality("quality_over_time"),
+    "quality_over_sampled_rows": _quality("quality_over_sampled_rows"),
+    "quality_of_dense_part": _quality("quality_of_dense_part"),
+    "head_atlas": _atlases,
+    "step_parts": _plain("step_parts"),
+    "video_strips": _strips,
+}

@@ -1,0 +1,91 @@
+"""How many of the first steps and layers must stay dense: a heat map of quality."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures import look
+from analysis.figures.series import MissingRows, drawable, families, settings_of
+from analysis.summary import FORMATS
+
+_ACROSS, _DOWN = "first_times_fp", "first_layers_fp"
+_MAKES = "experiment=grid"
+
+
+@look.in_one_look
+def quality_of_dense_part(
+    measurements: pd.DataFrame,
+    runs: pd.DataFrame,
+    output: str | Path,
+    *,
+    quantity: str = "psnr_db",
+    protocol: str = "standard",
+    suffixes: Iterable[str] = look.SUFFIXES,
+) -> list[Path]:
+    """Draw one quality and the speed-up for each ``first_times_fp`` and ``first_layers_fp``, a panel per other setting.
+
+    All panels share one scale; a cell that nobody ran, or that has no number, is grey.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+        output: Path without a suffix.
+        quantity: A quality of `analysis.summary.QUALITY`.
+        protocol: Its protocol.
+        suffixes: File formats.
+
+    Returns:
+        The files written.
+
+    Raises:
+        MissingRows: If no two runs with such a quality differ in both settings and in nothing else.
+    """
+    found, notes = drawable(measurements, runs, [quantity], protocol=protocol, makes=_MAKES)
+    for name in (_ACROSS, _DOWN):
+        found[name] = settings_of(found, runs, name)
+    found = found[found[[_ACROSS, _DOWN]].notna().all(axis=1)]
+    panels = [
+        (name, rows)
+        for name, rows in families(found, (_ACROSS, _DOWN))
+        if rows[_ACROSS].nunique() > 1 and rows[_DOWN].nunique() > 1
+    ]
+    if not panels:
+        raise MissingRows(
+            f"no runs below this folder differ in method.{_ACROSS} and method.{_DOWN} alone; "
+            f"python -m experiments.compare -m {_MAKES} makes some"
+        )
+    drawn = pd.concat([rows for _, rows in panels])
+    low, high = float(drawn[quantity].min()), float(drawn[quantity].max())
+    cells = max(rows[_ACROSS].nunique() for _, rows in panels)
+    columns = min(len(panels), max(1, int(look.PAGE / (0.55 * cells + 0.6))))
+    lines = -(-len(panels) // columns)
+    height = 0.36 * max(rows[_DOWN].nunique() for _, rows in panels) + 0.75
+    figure = look.new_figure(look.COLUMN if columns == 1 else look.PAGE, height * lines + 0.2)
+    grid = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes, (name, rows) in zip(grid, panels, strict=False):
+        table = rows.pivot_table(index=_DOWN, columns=_ACROSS, values=quantity, aggfunc="mean")
+        speed = rows.pivot_table(index=_DOWN, columns=_ACROSS, values="speedup", aggfunc="mean")
+        image = axes.imshow(table.to_numpy(float), vmin=low, vmax=high, aspect="auto")
+        axes.set_facecolor(look.PALE)
+        axes.spines[:].set_visible(False)
+        for (down, across), value in table.stack().items():
+            text = FORMATS[quantity][1].format(value)
+            if down in speed.index and across in speed.columns and pd.notna(speed.at[down, across]):
+                text += f"\n{speed.at[down, across]:.2f}×"
+            at = (table.columns.get_loc(across), table.index.get_loc(down))
+            is_dark = value < low + 0.55 * (high - low)
+            axes.text(*at, text, ha="center", va="center", fontsize=7, color="white" if is_dark else "black")
+        axes.set_xticks(range(len(table.columns)), [f"{value:g}" for value in table.columns])
+        axes.set_yticks(range(len(table.index)), [f"{value:g}" for value in table.index])
+        axes.set_title(name, wrap=True)
+        axes.set_xlabel(_ACROSS)
+        axes.set_ylabel(_DOWN)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    bar = figure.colorbar(image, ax=list(grid), shrink=0.9, label=f"{FORMATS[quantity][0]} against dense")
+    bar.outline.set_visible(False)
+    look.add_notes(figure, ["In a cell: the quality, and the speed-up of the generation.", *notes])
+    return look.save(figure, output, suffixes)

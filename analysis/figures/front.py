@@ -1,0 +1,87 @@
+"""The Pareto front of quality and time over all runs: what no other run beats in both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures import look
+from analysis.figures.series import drawable, higher_is_better, machine_notes
+from analysis.summary import FORMATS
+
+
+@look.in_one_look
+def quality_over_time(
+    measurements: pd.DataFrame,
+    runs: pd.DataFrame,
+    output: str | Path,
+    *,
+    quantity: str = "psnr_db",
+    protocol: str = "standard",
+    suffixes: Iterable[str] = look.SUFFIXES,
+) -> list[Path]:
+    """Draw one quality over the seconds of a generation, a panel for each model and machine, and join the front.
+
+    The settings on the front are numbered from the fastest on and named above; a vertical line is the dense twin's
+    time.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+        output: Path without a suffix.
+        quantity: A quality of `analysis.summary.QUALITY`.
+        protocol: Its protocol.
+        suffixes: File formats.
+
+    Returns:
+        The files written.
+
+    Raises:
+        MissingRows: If no run has both numbers.
+    """
+    table, notes = drawable(measurements, runs, [quantity, "generation_s"], protocol=protocol, makes="experiment=grid")
+    groups = list(table.groupby(["model", "environment"], sort=False))
+    columns = min(2, len(groups))
+    lines = -(-len(groups) // columns)
+    figure = look.new_figure(look.COLUMN if columns == 1 else look.PAGE, 2.2 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    looks = {name: look.style(index) for index, name in enumerate(dict.fromkeys(table["method"]))}
+    named = []
+    for axes, ((model, environment), rows) in zip(panels, groups, strict=False):
+        for method, points in rows.groupby("method", sort=False):
+            axes.plot(points["generation_s"], points[quantity], linestyle="none", label=method, **looks[method])
+        front = pareto_front(rows, "generation_s", quantity)
+        axes.plot(front["generation_s"], front[quantity], color=look.GREY, linewidth=1.0, zorder=1, label="front")
+        if front["generation_s"].notna().any() and rows["dense_generation_s"].notna().any():
+            twin = float(rows["dense_generation_s"].mean())
+            axes.axvline(twin, color=look.GREY, linestyle="--", linewidth=1.0, label="dense twin's time")
+        place = f"{model} [{environment}]" if table["environment"].nunique() > 1 else str(model)
+        for number, (_, row) in enumerate(front.iterrows(), 1):
+            at = (row["generation_s"], row[quantity])
+            axes.annotate(str(number), at, (-5, 3), textcoords="offset points", ha="right", fontsize=7)
+        texts = ", ".join(f"{number} {label}" for number, label in enumerate(front["label"], 1))
+        named.append(f"Front{f' of {place}' if len(groups) > 1 else ''}: {texts}.")
+        axes.set_title(place)
+        axes.set_xlim(left=0)
+        axes.margins(y=0.15)
+        axes.set_xlabel("seconds of a generation")
+        axes.set_ylabel(f"{FORMATS[quantity][0]} against dense")
+        axes.grid()
+    for axes in panels[len(groups) :]:
+        axes.set_axis_off()
+    look.add_legend(figure)
+    look.add_notes(figure, [*machine_notes(runs, table["environment"]), *named, *notes])
+    return look.save(figure, output, suffixes)
+
+
+def pareto_front(rows: pd.DataFrame, seconds: str, quantity: str) -> pd.DataFrame:
+    """Return the rows than which no other is both as fast and as good, and better in one; the fastest one first.
+
+    Of rows that are equal in both, the first one stands for all.
+    """
+    sign = 1 if higher_is_better(quantity) else -1
+    ordered = rows.assign(_good=sign * rows[quantity]).sort_values([seconds, "_good"], ascending=[True, False])
+    best = ordered["_good"].cummax().shift()
+    return ordered[best.isna() | (ordered["_good"] > best)].drop(columns="_good")

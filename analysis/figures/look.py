@@ -1,0 +1,120 @@
+"""The one look of all figures: sizes, colours, markers, legends, notes, and how they are written."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib.style
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Widths in inches: a column of a paper with two, and a page.
+COLUMN, PAGE = 3.3, 6.8
+SUFFIXES = (".png", ".pdf")
+GREY, PALE = "0.35", "0.87"
+# By Okabe and Ito: told apart by every kind of colour vision; their yellow is too pale for a line on paper.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# One more or less than colours, so that no two of the first 56 series share both.
+MARKERS = "os^DvPX<"
+HATCHES = ("", "///", "...", "xxx", "")
+# Small text, and how many of its characters an inch and lines an inch hold.
+_SMALL, _CHARACTERS, _LINES = 7.0, 18.0, 7.2
+
+# A figure is the same whatever settings of matplotlib a user has.
+in_one_look = matplotlib.style.context(
+    [
+        "default",
+        {
+            "font.size": 8,
+            "axes.titlesize": 8,
+            "axes.labelsize": 8,
+            "xtick.labelsize": _SMALL,
+            "ytick.labelsize": _SMALL,
+            "legend.fontsize": _SMALL,
+            "legend.frameon": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.linewidth": 0.7,
+            "grid.alpha": 0.25,
+            "grid.linewidth": 0.6,
+            "lines.linewidth": 1.3,
+            "lines.markersize": 4.5,
+            "hatch.linewidth": 0.5,
+            "image.cmap": "cividis",
+            # Text stays text: it can be searched, and edited for a paper.
+            "pdf.fonttype": 42,
+            "savefig.dpi": 200,
+        },
+    ]
+)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches; `add_legend` and `add_notes` make it higher by what they take."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def style(index: int) -> dict[str, str]:
+    """Return colour and marker of a figure's series number ``index``, from 0."""
+    return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def add_legend(figure: Figure) -> None:
+    """Write the names of all panels' series below them, each once, in as many columns as fit."""
+    found: dict[str, Artist] = {}
+    for axes in figure.axes:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(name, handle)
+    width = figure.get_figwidth()
+    names = [textwrap.fill(name, int((width - 0.5) * _CHARACTERS)) for name in found]
+    longest = max(len(line) for name in names for line in name.splitlines())
+    columns = max(1, min(len(names), int(width / (longest / _CHARACTERS + 0.5))))
+    figure.legend(list(found.values()), names, loc="outside lower center", ncols=columns, handlelength=1.8)
+    rows = -(-sum(name.count("\n") + 1 for name in names) // columns)
+    _grow(figure, (rows + 1) / _LINES)
+
+
+def add_notes(figure: Figure, notes: Iterable[str]) -> None:
+    """Write sentences in small grey text above the panels."""
+    width = int((figure.get_figwidth() - 0.1) * _CHARACTERS)
+    lines = [line for note in notes if note for line in textwrap.wrap(note, width)]
+    if lines:
+        figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=_SMALL, color=GREY, parse_math=False)
+        _grow(figure, (len(lines) + 0.5) / _LINES)
+
+
+def plain_log_ticks(axes: Axes, which: str, ticks: Sequence[float]) -> None:
+    """Make an axis logarithmic (``"x"`` or ``"y"``), with those of the ticks that it reaches, as plain numbers."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    shown = [tick for tick in ticks if low <= tick <= high]
+    axis.set_ticks(shown, [f"{tick:g}" for tick in shown])
+    axis.set_ticks([], minor=True)
+
+
+def save(figure: Figure, output: str | Path, suffixes: Iterable[str] = SUFFIXES) -> list[Path]:
+    """Write a figure in every format and return the files; each is drawn whole before it is written.
+
+    Args:
+        figure: What to write.
+        output: Path without a suffix.
+        suffixes: File formats.
+    """
+    paths = [Path(f"{output}{suffix}") for suffix in suffixes]
+    for path in paths:
+        # No date: equal records make equal files.
+        metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=path.suffix[1:], metadata=metadata)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(drawn.getvalue())
+    return paths
+
+
+def _grow(figure: Figure, inches: float) -> None:
+    figure.set_figheight(figure.get_figheight() + inches)

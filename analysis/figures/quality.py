@@ -1,0 +1,55 @@
+"""How good the sparse videos are, over how much of the attention was computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures.look import COLUMN, SUFFIXES, add_legend, add_notes, in_one_look, new_figure, save
+from analysis.figures.series import draw_curve, draw_noise_floor, drawable, families
+from analysis.summary import FORMATS
+
+
+@in_one_look
+def quality_over_density(
+    measurements: pd.DataFrame,
+    runs: pd.DataFrame,
+    output: str | Path,
+    *,
+    quantity: str = "psnr_db",
+    protocol: str = "standard",
+    suffixes: Iterable[str] = SUFFIXES,
+) -> list[Path]:
+    """Draw one quality over the executed density, a line per method, bars for 95 % intervals, and write it.
+
+    What is no further from dense than dense attention on another kernel is shaded, where that was measured.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+        output: Path without a suffix.
+        quantity: A quality of `analysis.summary.QUALITY`.
+        protocol: Its protocol.
+        suffixes: File formats.
+
+    Returns:
+        The files written.
+
+    Raises:
+        MissingRows: If no run has a number for ``quantity``.
+    """
+    table, notes = drawable(measurements, runs, [quantity, "density_executed"], protocol=protocol)
+    figure = new_figure(COLUMN, 2.2)
+    axes = figure.subplots()
+    for index, (name, rows) in enumerate(families(table)):
+        draw_curve(axes, "density_executed", quantity, name, rows, index)
+    draw_noise_floor(axes, table, quantity)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("density executed (tiles of sparse calls)")
+    axes.set_ylabel(f"{FORMATS[quantity][0]} against dense")
+    axes.grid()
+    add_legend(figure)
+    add_notes(figure, notes)
+    return save(figure, output, suffixes)

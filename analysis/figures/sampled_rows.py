@@ -1,0 +1,96 @@
+"""How many sampled queries the choice of a head's pattern needs: what fewer cost, head by head and in the video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures import look
+from analysis.figures.series import MissingRows, draw_curve, drawable, families, settings_of
+from analysis.statistics import Value, estimate
+from analysis.summary import FORMATS
+
+_ROWS = "num_sampled_rows"
+_MAKES = "experiment=sampled_rows"
+
+
+@look.in_one_look
+def quality_over_sampled_rows(
+    measurements: pd.DataFrame,
+    runs: pd.DataFrame,
+    output: str | Path,
+    *,
+    quantity: str = "psnr_db",
+    protocol: str = "standard",
+    suffixes: Iterable[str] = look.SUFFIXES,
+) -> list[Path]:
+    """Draw the heads' regret and one quality over the sampled rows; dotted, that of a choice from all queries.
+
+    Regret is what the palette's best pattern would save of the mean squared error of a head's output, the mean over
+    heads, layers and steps.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+        output: Path without a suffix.
+        quantity: A quality of `analysis.summary.QUALITY`.
+        protocol: Its protocol.
+        suffixes: File formats.
+
+    Returns:
+        The files written.
+
+    Raises:
+        MissingRows: If no two runs with such a quality differ in ``method.num_sampled_rows``.
+    """
+    found, notes = drawable(measurements, runs, [quantity], protocol=protocol, makes=_MAKES)
+    found[_ROWS] = settings_of(found, runs, _ROWS)
+    found = found.join(_regret(measurements, found))
+    series = [(name, rows) for name, rows in families(found, (_ROWS,)) if rows[_ROWS].nunique() > 1]
+    if not series:
+        raise MissingRows(
+            f"no two runs below this folder differ in method.{_ROWS} alone; "
+            f"python -m experiments.compare -m {_MAKES} makes some"
+        )
+    drawn = pd.concat([rows for _, rows in series])
+    panels = {quantity: f"{FORMATS[quantity][0]} against dense"}
+    if drawn["head_regret"].notna().any():
+        panels = {"head_regret": "regret (mean squared error)"} | panels
+    else:
+        notes.append("No regret: these runs have no head_regret; statistics=sample measures it.")
+    oracles = found[found["method"].eq("oracle_choice") & found["model"].isin(drawn["model"])]
+    figure = look.new_figure(look.PAGE if len(panels) > 1 else look.COLUMN, 2.2)
+    for axes, (name, heading) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for index, (label, rows) in enumerate(series):
+            if rows[name].notna().any():
+                draw_curve(axes, _ROWS, name, label, rows[rows[name].notna()], index)
+        for index, (label, rows) in enumerate(families(oracles, ()), len(series)):
+            if rows[name].notna().any():
+                axes.axhline(rows[name].iloc[0], linestyle=":", color=look.style(index)["color"], label=label)
+        axes.set_xscale("log", base=2)
+        counts = sorted(drawn[_ROWS].unique())
+        axes.set_xticks(counts, [f"{count:g}" for count in counts])
+        axes.minorticks_off()
+        axes.set_xlabel("sampled rows per attention call")
+        axes.set_ylabel(heading)
+        axes.grid()
+    look.add_legend(figure)
+    look.add_notes(figure, notes)
+    return look.save(figure, output, suffixes)
+
+
+def _regret(measurements: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean regret of each row of a summary and half of its 95 % interval over prompts."""
+    rows = measurements[measurements["quantity"].eq("head_regret") & measurements["value"].notna()]
+    means = rows.groupby(["run_id", "prompt_id", "seed"])["value"].mean()
+    estimates = {}
+    for place, ids in table["runs"].items():
+        own = means[means.index.get_level_values("run_id").isin(ids)]
+        estimates[place] = estimate([Value(*key, None, "ok", value, None) for key, value in own.items()])
+    columns = {
+        "head_regret": pd.Series({place: found.mean for place, found in estimates.items()}, dtype=float),
+        "head_regret_ci95": pd.Series({place: found.half_width for place, found in estimates.items()}, dtype=float),
+    }
+    return pd.DataFrame(columns, index=table.index)

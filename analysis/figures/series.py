@@ -1,0 +1,167 @@
+"""What figures take from the table of all runs: the rows that can be drawn, series of them, intervals, what is left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.figures.look import GREY, PALE, style
+from analysis.settings import counted, environments, knob_text, machine_text
+from analysis.summary import FORMATS, full_labels, summary
+
+_DENSITY = ("sparsity", "density")
+
+
+class MissingRows(ValueError):
+    """The rows lack what a figure shows; the message says what, and what makes it."""
+
+
+def drawable(
+    measurements: pd.DataFrame,
+    runs: pd.DataFrame,
+    columns: Sequence[str],
+    *,
+    protocol: str = "standard",
+    makes: str = "experiment=sparsity",
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of the summary that have a number in each column, and notes on the others.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+        columns: Quantities of the summary; the first one is what the figure is about.
+        protocol: Of the quality quantities.
+        makes: The experiment that makes runs with such numbers, for the error.
+
+    Raises:
+        MissingRows: If no row has all numbers.
+    """
+    table = summary(measurements, runs, protocol=protocol)
+    table["name"] = full_labels(table)
+    has_all = table[list(columns)].notna().all(axis=1)
+    if not has_all.any():
+        raise MissingRows(_why_none(measurements, table, columns, protocol, makes))
+    return table[has_all], _left_out(table, has_all, columns)
+
+
+def families(table: pd.DataFrame, apart: Sequence[str] = _DENSITY) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows that differ in nothing but the settings ``apart``, under the name that they share.
+
+    The name has the settings in which rows of one model and method differ, the model if there are several, and the
+    letter of the machine and code if there are several.
+    """
+    names = pd.Series("", table.index)
+    for _, rows in table.groupby(["model", "method"], sort=False):
+        texts = pd.DataFrame([{name: str(value) for name, value in knobs.items()} for knobs in rows["knobs"]])
+        differing = [name for name in texts if texts[name].nunique(dropna=False) > 1 and name not in apart]
+        for place, knobs in rows["knobs"].items():
+            text = knob_text({name: value for name, value in knobs.items() if name in differing})
+            names[place] = f"{rows['method'].iloc[0]} {text}".strip()
+    if table["model"].nunique() > 1:
+        names = table["model"].astype(str) + " " + names
+    if table["environment"].nunique() > 1:
+        names += " [" + table["environment"] + "]"
+    return list(table.groupby(names, sort=False))
+
+
+def settings_of(table: pd.DataFrame, runs: pd.DataFrame, name: str) -> pd.Series:
+    """Return a setting of each row's method as a number, NaN where it has none."""
+    column = f"config.method.{name}"
+    if column not in runs:
+        return pd.Series(math.nan, table.index)
+    values = runs.set_index("run_id")[column]
+    return pd.to_numeric(table["runs"].str[0].map(values), errors="coerce").astype(float)
+
+
+def draw_curve(axes: Axes, x: str, y: str, name: str, rows: pd.DataFrame, index: int) -> None:
+    """Draw one series with the 95 % intervals of ``y``, in the look of number ``index``."""
+    rows = rows.sort_values(x)
+    half = rows[f"{y}_ci95"].fillna(0.0) if f"{y}_ci95" in rows else 0.0
+    axes.errorbar(rows[x], rows[y], yerr=half, label=name, **style(index), capsize=2.5, elinewidth=1.0)
+
+
+def draw_noise_floor(axes: Axes, table: pd.DataFrame, quantity: str) -> None:
+    """Shade what is no further from dense than dense on another kernel, where the summary has such a column.
+
+    There is a dashed line for each model's and machine's floor; one is infinite where the other kernel's videos were
+    identical, and then there is nothing to shade.
+    """
+    if f"{quantity}_floor" not in table:
+        return
+    bottom, top = axes.get_ylim()
+    edges = [bottom, top]
+    columns = ["model", "environment", f"{quantity}_floor", f"{quantity}_floor_backend"]
+    for model, _, value, backend in table[columns].drop_duplicates().itertuples(index=False, name=None):
+        if pd.isna(value) or math.isinf(value):
+            continue
+        of_model = f", {model}" if table["model"].nunique() > 1 else ""
+        edges.append(value)
+        axes.axhline(value, color=GREY, linestyle="--", linewidth=1.0, label=f"noise floor: dense on {backend}{of_model}")
+        far = max(edges) + 0.08 * (max(edges) - min(edges)) if higher_is_better(quantity) else min(0.0, *edges)
+        axes.axhspan(value, far, color=PALE, linewidth=0, zorder=0)
+        edges.append(far)
+    axes.set_ylim(min(edges), max(edges))
+
+
+def higher_is_better(quantity: str) -> bool:
+    """Return whether more of a quality of `analysis.summary.QUALITY` is better: of all but distances."""
+    return not quantity.startswith("lpips")
+
+
+def machine_notes(runs: pd.DataFrame, letters: Iterable[str]) -> list[str]:
+    """Return a line on each machine and code behind some of the letters of `analysis.settings.describe`."""
+    shown = set(letters)
+    found = {letter: machine_text(facts) for letter, facts in environments(runs).items() if letter in shown}
+    return [f"[{letter}] {text}." if len(shown) > 1 else f"Measured on {text}." for letter, text in found.items()]
+
+
+def listed_note(words: str, names: Sequence[str], most: int = 4) -> str:
+    """Return a sentence that lists the first names and counts the others; empty where there is none."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{words}: {', '.join(names[:most])}{more}." if names else ""
+
+
+def _why_none(
+    measurements: pd.DataFrame, table: pd.DataFrame, columns: Sequence[str], protocol: str, makes: str
+) -> str:
+    place = f", protocol={protocol}" if columns[0] in ("psnr_db", "ssim", "vmaf", "lpips_alex", "lpips_vgg") else ""
+    if (table["status"] != "complete").all():
+        failed = [f"{row['runs'][0]} ({row['status']}: {row['error']})" for _, row in table.iterrows()]
+        return listed_note("no run below this folder is complete", failed).rstrip(".")
+    text = f"quantity={columns[0]}{place}: no run below this folder has such a number"
+    missing = [name for name in columns[1:] if table[columns[0]].notna().any() and table[name].isna().all()]
+    if missing:
+        text = f"no run below this folder has {columns[0]} and {' and '.join(missing)}"
+    of_it = measurements[measurements["quantity"].eq(columns[0]) & measurements["value"].notna()]
+    others = sorted(set(of_it["protocol"].dropna()) - {protocol})
+    if others and place:
+        text += f" (there are some in protocol={', '.join(others)})"
+    notes = [note.split(";")[0] for note in table[f"{columns[0]}_note"] if note]
+    if notes:
+        text += f" ({notes[0]})"
+    return f"{text}; python -m experiments.compare -m {makes} makes some"
+
+
+def _left_out(table: pd.DataFrame, has_all: pd.Series, columns: Sequence[str]) -> list[str]:
+    """Return sentences on the rows without a number, and on means that lack some videos' numbers."""
+    missing, partial = [], []
+    for is_drawn, (_, row) in zip(has_all, table.iterrows(), strict=True):
+        if row["status"] != "complete":
+            missing.append(f"{row['runs'][0]} ({row['status']})")
+        elif is_drawn:
+            short = [name for name in columns if row[f"{name}_n"] < row[f"{name}_total"]]
+            partial += [f"{row['name']}: {row[f'{name}_n']} of {counted(row[f'{name}_total'], 'video')}" for name in short]
+        elif row["method"] != "dense":
+            lacking = next(name for name in columns if pd.isna(row[name]))
+            missing.append(f"{row['name']} ({_short_note(row, lacking)})")
+    return [listed_note("Not drawn", missing), listed_note("Means over fewer videos", partial)]
+
+
+def _short_note(row: pd.Series, name: str) -> str:
+    heading = FORMATS.get(name, (name, ""))[0]
+    if row[f"{name}_infinite"] and row[f"{name}_infinite"] == row[f"{name}_total"]:
+        return f"{heading} infinite"
+    return f"no {heading}"

@@ -1,0 +1,120 @@
+"""Strips of frames: the dense video, sparse ones below it, and how they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis import videos
+from analysis.figures import look
+from analysis.figures.series import MissingRows
+from analysis.settings import describe, knob_text
+
+
+@look.in_one_look
+def video_strips(
+    measurements: pd.DataFrame,
+    runs: pd.DataFrame,
+    run_ids: Sequence[str],
+    output: str | Path,
+    *,
+    num_frames: int = 6,
+    gain: float = 4.0,
+    suffixes: Iterable[str] = look.SUFFIXES,
+) -> list[Path]:
+    """Draw frames of a prompt's dense video, and below it each run's and ``gain`` times the absolute difference.
+
+    The first prompt and seed that all runs have is shown. Pictures are taken from the previews, which are lossy alike;
+    the PSNR beside them is the recorded one, of the frames before that.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`; their folders hold the previews.
+        run_ids: Complete runs with one dense twin, in the order in which they are shown.
+        output: Path without a suffix.
+        num_frames: How many frames, from the first to the last, evenly apart; at least 1.
+        gain: What differences are multiplied with, greater than 0.
+        suffixes: File formats.
+
+    Returns:
+        The files written.
+
+    Raises:
+        MissingRows: If the runs share no video, or a preview is not there.
+        ValueError: If the videos differ in size or length.
+    """
+    table = runs.set_index("run_id").loc[list(run_ids)]
+    shared = [place for place in videos_of(table.iloc[0]) if all(place in videos_of(run) for _, run in table.iterrows())]
+    if not shared:
+        raise MissingRows(f"runs {', '.join(run_ids)} have no preview of one prompt, seed and dense twin")
+    prompt, seed, _ = shared[0]
+    dense = _pixels(videos_of(table.iloc[0])[shared[0]]["dense_preview"])
+    strips = [_pixels(videos_of(run)[shared[0]]["preview"]) for _, run in table.iterrows()]
+    for run_id, strip in zip(run_ids, strips, strict=True):
+        if strip.shape != dense.shape:
+            raise ValueError(
+                f"run_id={run_id}: its video has shape {strip.shape}, its dense twin {dense.shape}; they must be equal"
+            )
+    chosen = np.unique(np.linspace(0, len(dense) - 1, num_frames).round().astype(int))
+    names = _names(measurements, runs, run_ids, prompt, seed)
+    rows = [("dense", dense)]
+    for name, strip in zip(names, strips, strict=True):
+        rows += [(name, strip), (f"difference × {gain:g}", np.minimum(np.abs(strip - dense) * gain, 1.0))]
+    height, width = dense.shape[1:3]
+    side = (look.PAGE - 1.3) / len(chosen)
+    figure = look.new_figure(look.PAGE, (side * height / width + 0.03) * len(rows) + 0.25)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
+    panels = figure.subplots(len(rows), len(chosen), squeeze=False)
+    for line, (name, pixels) in zip(panels, rows, strict=True):
+        for axes, frame in zip(line, chosen, strict=True):
+            axes.imshow(pixels[frame], interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
+    for axes, frame in zip(panels[0], chosen, strict=True):
+        axes.set_title(f"frame {frame}", fontsize=7)
+    look.add_notes(figure, [f"{table['model'].iloc[0]}, prompt {prompt}, seed {seed}."])
+    return look.save(figure, output, suffixes)
+
+
+def videos_of(run: pd.Series) -> dict[tuple[str, int, str | None], dict[str, Path]]:
+    """Return the previews of a run, ``preview`` and ``dense_preview``, by prompt, seed and name of the dense twin.
+
+    Args:
+        run: A row of `analysis.load.runs`.
+    """
+    listed = run["videos"] if isinstance(run["videos"], list) else []
+    kinds = ("preview", "dense_preview")
+    return {
+        (video["prompt_id"], video["seed"], video.get("dense_key")): {
+            kind: Path(run["path"]) / video[kind] for kind in kinds
+        }
+        for video in listed
+        if all(video[kind] for kind in kinds)
+    }
+
+
+def _pixels(path: Path) -> np.ndarray:
+    """Return a preview as ``(frames, height, width, 3)`` in [0, 1]."""
+    if not path.is_file():
+        raise MissingRows(f"{path} is not there; strips are drawn from the folder that the run was made in")
+    return np.stack([np.asarray(frame, np.float32) for frame in videos.frames(path)[0]]) / 255
+
+
+def _names(
+    measurements: pd.DataFrame, runs: pd.DataFrame, run_ids: Sequence[str], prompt: str, seed: int
+) -> list[str]:
+    """Return each run's method, its settings that differ, and the PSNR of this video, on lines of their own."""
+    place = measurements["prompt_id"].eq(prompt) & measurements["seed"].eq(seed) & measurements["frame"].isna()
+    scores = measurements[place & measurements["quantity"].eq("psnr_db") & measurements["protocol"].eq("standard")]
+    psnr = scores.set_index("run_id")["value"].dropna()
+    facts, methods = describe(runs)["knobs"], runs.set_index("run_id")["method"]
+    names = []
+    for run in run_ids:
+        lines = [methods[run], *knob_text(facts[run]).split()]
+        names.append("\n".join([*lines, *([f"{psnr[run]:.1f} dB"] if run in psnr else [])]))
+    return names

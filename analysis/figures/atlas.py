@@ -38,8 +38,8 @@ def head_atlas(
     """Draw where the heads of one run look, a panel per quantity of ``ATLAS``, layers down.
 
     A cell is the mean over branches, videos and, of ``head`` and ``step``, the one that is not drawn; one that nothing
-    was measured of is grey. A dense run with ``statistics=all statistics.layers_apart=1`` has the masses of every
-    head, a sparse one its choices.
+    was measured of is grey. There is no panel of text where none stands in self-attention. A dense run with
+    ``statistics=all statistics.layers_apart=1`` has the masses of every head, a sparse one its choices.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -58,7 +58,8 @@ def head_atlas(
     rows = rows[rows["value"].notna()]
     if rows.empty:
         raise MissingRows(f"run_id={run_id}: no run of this name below this folder has a number for {', '.join(ATLAS)}")
-    shown = [name for name in ATLAS if (rows["quantity"] == name).any()]
+    greatest = rows.groupby("quantity")["value"].max()
+    shown = [name for name in ATLAS if name in greatest and (name != "head_text_mass" or greatest[name] > 0)]
     cells = rows.groupby(["quantity", "layer", across])["value"].mean()
     layers, others = (range(int(rows[name].max()) + 1) for name in ("layer", across))
     columns = min(len(shown), _PANELS_PER_ROW)
@@ -67,15 +68,16 @@ def head_atlas(
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, name in zip(panels, shown, strict=False):
         grid = cells[name].unstack(across).reindex(index=layers, columns=others).to_numpy(float)
-        top = 1.0 if name == _SHARE else None
+        top = 1.0 if name == _SHARE else greatest[name] or 1.0
         image = axes.imshow(grid, aspect="auto", vmin=0.0, vmax=top, interpolation="nearest")
         axes.set_facecolor(look.PALE)
         axes.set_title(ATLAS[name])
         axes.set_xlabel(across)
         axes.locator_params(integer=True, nbins=6)
         figure.colorbar(image, ax=axes, location="bottom", shrink=0.9)
-    for axes in panels[:: columns]:
+    for axes in panels[::columns]:
         axes.set_ylabel("layer")
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
+    look.add_notes(figure, [f"Run {run_id}. Grey: not measured."])
     return look.save(figure, output, suffixes)

@@ -92,7 +92,9 @@ def _strips(records: Records) -> dict[str, Draw]:
         if chosen:
             jobs[f"video_strips_{model}"] = partial(figures.video_strips, *records[:2], chosen)
     if not jobs:
-        raise MissingRows("no sparse run below this folder has a preview video; python -m experiments.compare makes some")
+        raise MissingRows(
+            "no sparse run below this folder has a preview video; python -m experiments.compare makes some"
+        )
     return jobs
 
 

@@ -62,10 +62,13 @@ def quality_of_dense_part(
     cells = max(rows[_ACROSS].nunique() for _, rows in panels)
     columns = min(len(panels), max(1, int(look.PAGE / (0.55 * cells + 0.6))))
     lines = -(-len(panels) // columns)
-    height = 0.36 * max(rows[_DOWN].nunique() for _, rows in panels) + 0.75
+    room = look.COLUMN - 1.2 if columns == 1 else (look.PAGE - 0.8) / columns - 0.4
+    titles = [look.fold(name, room) for name, _ in panels]
+    height = 0.36 * max(rows[_DOWN].nunique() for _, rows in panels) + 0.6
+    height += 0.15 * max(title.count("\n") + 1 for title in titles)
     figure = look.new_figure(look.COLUMN if columns == 1 else look.PAGE, height * lines + 0.2)
     grid = figure.subplots(lines, columns, squeeze=False).flatten()
-    for axes, (name, rows) in zip(grid, panels, strict=False):
+    for axes, title, (_, rows) in zip(grid, titles, panels, strict=False):
         table = rows.pivot_table(index=_DOWN, columns=_ACROSS, values=quantity, aggfunc="mean")
         speed = rows.pivot_table(index=_DOWN, columns=_ACROSS, values="speedup", aggfunc="mean")
         image = axes.imshow(table.to_numpy(float), vmin=low, vmax=high, aspect="auto")
@@ -80,7 +83,7 @@ def quality_of_dense_part(
             axes.text(*at, text, ha="center", va="center", fontsize=7, color="white" if is_dark else "black")
         axes.set_xticks(range(len(table.columns)), [f"{value:g}" for value in table.columns])
         axes.set_yticks(range(len(table.index)), [f"{value:g}" for value in table.index])
-        axes.set_title(name, wrap=True)
+        axes.set_title(title, fontsize=7)
         axes.set_xlabel(_ACROSS)
         axes.set_ylabel(_DOWN)
     for axes in grid[len(panels) :]:

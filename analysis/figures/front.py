@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis.figures import look
 from analysis.figures.series import drawable, higher_is_better, machine_notes
+from analysis.settings import knob_text
 from analysis.summary import FORMATS
+
+_FRONT: dict[str, Any] = {"color": look.GREY, "linewidth": 1.0, "zorder": 1, "label": "front"}
 
 
 @look.in_one_look
@@ -24,8 +28,8 @@ def quality_over_time(
 ) -> list[Path]:
     """Draw one quality over the seconds of a generation, a panel for each model and machine, and join the front.
 
-    The settings on the front are numbered from the fastest on and named above; a vertical line is the dense twin's
-    time.
+    The line is the best quality within a time. The settings on the front are numbered from the fastest on and named
+    above; a vertical line is the dense twin's time.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -45,24 +49,24 @@ def quality_over_time(
     groups = list(table.groupby(["model", "environment"], sort=False))
     columns = min(2, len(groups))
     lines = -(-len(groups) // columns)
-    figure = look.new_figure(look.COLUMN if columns == 1 else look.PAGE, 2.2 * lines)
+    fronts = [pareto_front(rows, "generation_s", quantity) for _, rows in groups]
+    width = look.width_for(max(map(len, fronts))) if columns == 1 else look.PAGE
+    figure = look.new_figure(width, 2.2 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     looks = {name: look.style(index) for index, name in enumerate(dict.fromkeys(table["method"]))}
     named = []
-    for axes, ((model, environment), rows) in zip(panels, groups, strict=False):
+    for axes, ((model, environment), rows), front in zip(panels, groups, fronts, strict=False):
         for method, points in rows.groupby("method", sort=False):
             axes.plot(points["generation_s"], points[quantity], linestyle="none", label=method, **looks[method])
-        front = pareto_front(rows, "generation_s", quantity)
-        axes.plot(front["generation_s"], front[quantity], color=look.GREY, linewidth=1.0, zorder=1, label="front")
-        if front["generation_s"].notna().any() and rows["dense_generation_s"].notna().any():
+        axes.step(front["generation_s"], front[quantity], where="post", **_FRONT)
+        if rows["dense_generation_s"].notna().any():
             twin = float(rows["dense_generation_s"].mean())
             axes.axvline(twin, color=look.GREY, linestyle="--", linewidth=1.0, label="dense twin's time")
         place = f"{model} [{environment}]" if table["environment"].nunique() > 1 else str(model)
         for number, (_, row) in enumerate(front.iterrows(), 1):
             at = (row["generation_s"], row[quantity])
             axes.annotate(str(number), at, (-5, 3), textcoords="offset points", ha="right", fontsize=7)
-        texts = ", ".join(f"{number} {label}" for number, label in enumerate(front["label"], 1))
-        named.append(f"Front{f' of {place}' if len(groups) > 1 else ''}: {texts}.")
+        named.append(_named(f"Front of {place}" if len(groups) > 1 else "Front", front))
         axes.set_title(place)
         axes.set_xlim(left=0)
         axes.margins(y=0.15)
@@ -85,3 +89,20 @@ def pareto_front(rows: pd.DataFrame, seconds: str, quantity: str) -> pd.DataFram
     ordered = rows.assign(_good=sign * rows[quantity]).sort_values([seconds, "_good"], ascending=[True, False])
     best = ordered["_good"].cummax().shift()
     return ordered[best.isna() | (ordered["_good"] > best)].drop(columns="_good")
+
+
+def _named(words: str, front: pd.DataFrame) -> str:
+    """Return a sentence that names the settings on a front; what all of them share stands once, before them."""
+    facts = [{"": row["method"], **row["knobs"]} for _, row in front.iterrows()]
+    shared = {name: value for name, value in facts[0].items() if all(fact.get(name) == value for fact in facts)}
+    if len(facts) == 1:
+        shared = {}
+    texts = [_text({name: value for name, value in fact.items() if name not in shared}) for fact in facts]
+    of_all = f" ({_text(shared)})" if shared else ""
+    return f"{words}{of_all}: {', '.join(f'{number} {text}' for number, text in enumerate(texts, 1))}."
+
+
+def _text(facts: dict[str, Any]) -> str:
+    """Return a method and knobs as a person would type them."""
+    knobs = {name: value for name, value in facts.items() if name}
+    return " ".join(filter(None, [facts.get("", ""), knob_text(knobs)]))

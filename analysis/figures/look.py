@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 # Widths in inches: a column of a paper with two, and a page.
@@ -63,14 +64,20 @@ def style(index: int) -> dict[str, str]:
     return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
+def width_for(names: int) -> float:
+    """Return the width of a figure of one panel and so many series: a column's, or a page's for a long legend."""
+    return COLUMN if names <= 6 else PAGE
+
+
 def add_legend(figure: Figure) -> None:
     """Write the names of all panels' series below them, each once, in as many columns as fit."""
     found: dict[str, Artist] = {}
     for axes in figure.axes:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(name, handle)
+            # The line of a series says enough; its intervals would crowd the legend.
+            found.setdefault(name, handle.lines[0] if isinstance(handle, ErrorbarContainer) else handle)
     width = figure.get_figwidth()
-    names = [textwrap.fill(name, int((width - 0.5) * _CHARACTERS)) for name in found]
+    names = [fold(name, width - 0.5) for name in found]
     longest = max(len(line) for name in names for line in name.splitlines())
     columns = max(1, min(len(names), int(width / (longest / _CHARACTERS + 0.5))))
     figure.legend(list(found.values()), names, loc="outside lower center", ncols=columns, handlelength=1.8)
@@ -78,10 +85,14 @@ def add_legend(figure: Figure) -> None:
     _grow(figure, (rows + 1) / _LINES)
 
 
+def fold(text: str, inches: float) -> str:
+    """Return a text in lines of at most so many inches of small type."""
+    return textwrap.fill(text, max(8, int(inches * _CHARACTERS)))
+
+
 def add_notes(figure: Figure, notes: Iterable[str]) -> None:
     """Write sentences in small grey text above the panels."""
-    width = int((figure.get_figwidth() - 0.1) * _CHARACTERS)
-    lines = [line for note in notes if note for line in textwrap.wrap(note, width)]
+    lines = [line for note in notes if note for line in fold(note, figure.get_figwidth() - 0.1).splitlines()]
     if lines:
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=_SMALL, color=GREY, parse_math=False)
         _grow(figure, (len(lines) + 0.5) / _LINES)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.figures.look import COLUMN, SUFFIXES, add_legend, add_notes, in_one_look, new_figure, save
-from analysis.figures.series import draw_curve, draw_noise_floor, drawable, families
+from analysis.figures.look import SUFFIXES, add_legend, add_notes, in_one_look, new_figure, save, width_for
+from analysis.figures.series import draw_curves, draw_noise_floor, drawable, families
 from analysis.summary import FORMATS
 
 
@@ -41,10 +41,11 @@ def quality_over_density(
         MissingRows: If no run has a number for ``quantity``.
     """
     table, notes = drawable(measurements, runs, [quantity, "density_executed"], protocol=protocol)
-    figure = new_figure(COLUMN, 2.2)
+    series = families(table)
+    figure = new_figure(width_for(len(series)), 2.2)
     axes = figure.subplots()
-    for index, (name, rows) in enumerate(families(table)):
-        draw_curve(axes, "density_executed", quantity, name, rows, index)
+    if draw_curves(axes, "density_executed", quantity, series, apart="sum"):
+        notes.append("Points at one density stand side by side.")
     draw_noise_floor(axes, table, quantity)
     axes.set_xlim(left=0)
     axes.set_xlabel("density executed (tiles of sparse calls)")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import look
-from analysis.figures.series import MissingRows, draw_curve, drawable, families, settings_of
+from analysis.figures.series import MissingRows, draw_curves, drawable, families, settings_of
 from analysis.statistics import Value, estimate
 from analysis.summary import FORMATS
 
@@ -61,15 +61,14 @@ def quality_over_sampled_rows(
     else:
         notes.append("No regret: these runs have no head_regret; statistics=sample measures it.")
     oracles = found[found["method"].eq("oracle_choice") & found["model"].isin(drawn["model"])]
-    figure = look.new_figure(look.PAGE if len(panels) > 1 else look.COLUMN, 2.2)
+    figure = look.new_figure(look.PAGE if len(panels) > 1 else look.width_for(len(series)), 2.2)
     for axes, (name, heading) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for index, (label, rows) in enumerate(series):
-            if rows[name].notna().any():
-                draw_curve(axes, _ROWS, name, label, rows[rows[name].notna()], index)
+        draw_curves(axes, _ROWS, name, series, apart="factor")
         for index, (label, rows) in enumerate(families(oracles, ()), len(series)):
             if rows[name].notna().any():
                 axes.axhline(rows[name].iloc[0], linestyle=":", color=look.style(index)["color"], label=label)
         axes.set_xscale("log", base=2)
+        axes.ticklabel_format(axis="y", scilimits=(-2, 4))
         counts = sorted(drawn[_ROWS].unique())
         axes.set_xticks(counts, [f"{count:g}" for count in counts])
         axes.minorticks_off()

@@ -1,9 +1,10 @@
-"""What figures take from the table of all runs: the rows that can be drawn, series of them, intervals, what is left out."""
+"""What figures take from the table of all runs: rows that can be drawn, series of them, and what is left out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,6 +14,8 @@ from analysis.settings import counted, environments, knob_text, machine_text
 from analysis.summary import FORMATS, full_labels, summary
 
 _DENSITY = ("sparsity", "density")
+# How far apart points of one place stand, and all of them together, as shares of density.
+_APART, _SPREAD = 0.012, 0.06
 
 
 class MissingRows(ValueError):
@@ -76,11 +79,41 @@ def settings_of(table: pd.DataFrame, runs: pd.DataFrame, name: str) -> pd.Series
     return pd.to_numeric(table["runs"].str[0].map(values), errors="coerce").astype(float)
 
 
-def draw_curve(axes: Axes, x: str, y: str, name: str, rows: pd.DataFrame, index: int) -> None:
-    """Draw one series with the 95 % intervals of ``y``, in the look of number ``index``."""
-    rows = rows.sort_values(x)
-    half = rows[f"{y}_ci95"].fillna(0.0) if f"{y}_ci95" in rows else 0.0
-    axes.errorbar(rows[x], rows[y], yerr=half, label=name, **style(index), capsize=2.5, elinewidth=1.0)
+def draw_curves(
+    axes: Axes, x: str, y: str, series: Sequence[tuple[str, pd.DataFrame]], *, apart: Literal["sum", "factor"] | None
+) -> bool:
+    """Draw series from `families` with the 95 % intervals of ``y``; rows without a number are left out.
+
+    Args:
+        axes: Where to draw.
+        x, y: Columns of the rows.
+        series: Names and rows; a name's place here decides its look.
+        apart: Where two series have points at one ``x``, all are moved a few hundredths apart, so that their intervals
+            can be told apart: on a linear axis by a sum, on a logarithmic one by a factor. None moves nothing.
+
+    Returns:
+        Whether points were moved.
+    """
+    drawn = {index: rows[rows[y].notna()].sort_values(x) for index, (_, rows) in enumerate(series)}
+    drawn = {index: rows for index, rows in drawn.items() if len(rows)}
+    places = pd.concat([rows[x].round(2).drop_duplicates() for rows in drawn.values()])
+    is_moved = apart is not None and bool(places.duplicated().any())
+    for place, (index, rows) in enumerate(drawn.items()):
+        shift = (place - (len(drawn) - 1) / 2) * min(_APART, _SPREAD / len(drawn)) * is_moved
+        at = rows[x] * math.exp(4 * shift) if apart == "factor" else rows[x] + shift
+        half = rows[f"{y}_ci95"]
+        bars = axes.errorbar(
+            at,
+            rows[y],
+            yerr=half if half.notna().any() else None,
+            label=series[index][0],
+            **style(index),
+            capsize=2.5,
+            elinewidth=1.0,
+        )
+        # Markers that lie upon each other keep their outlines.
+        bars.lines[0].set(markeredgecolor="white", markeredgewidth=0.5)
+    return is_moved
 
 
 def draw_noise_floor(axes: Axes, table: pd.DataFrame, quantity: str) -> None:
@@ -99,7 +132,9 @@ def draw_noise_floor(axes: Axes, table: pd.DataFrame, quantity: str) -> None:
             continue
         of_model = f", {model}" if table["model"].nunique() > 1 else ""
         edges.append(value)
-        axes.axhline(value, color=GREY, linestyle="--", linewidth=1.0, label=f"noise floor: dense on {backend}{of_model}")
+        axes.axhline(
+            value, color=GREY, linestyle="--", linewidth=1.0, label=f"noise floor: dense on {backend}{of_model}"
+        )
         far = max(edges) + 0.08 * (max(edges) - min(edges)) if higher_is_better(quantity) else min(0.0, *edges)
         axes.axhspan(value, far, color=PALE, linewidth=0, zorder=0)
         edges.append(far)
@@ -153,7 +188,9 @@ def _left_out(table: pd.DataFrame, has_all: pd.Series, columns: Sequence[str]) -
             missing.append(f"{row['runs'][0]} ({row['status']})")
         elif is_drawn:
             short = [name for name in columns if row[f"{name}_n"] < row[f"{name}_total"]]
-            partial += [f"{row['name']}: {row[f'{name}_n']} of {counted(row[f'{name}_total'], 'video')}" for name in short]
+            partial += [
+                f"{row['name']}: {row[f'{name}_n']} of {counted(row[f'{name}_total'], 'video')}" for name in short
+            ]
         elif row["method"] != "dense":
             lacking = next(name for name in columns if pd.isna(row[name]))
             missing.append(f"{row['name']} ({_short_note(row, lacking)})")

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import look
-from analysis.figures.series import MissingRows, draw_curve, drawable, families, machine_notes
-from analysis.settings import listed
+from analysis.figures.series import MissingRows, draw_curves, drawable, families, machine_notes
 from analysis.steps import step_runs
 
 # Panels: a quantity and its title.
@@ -53,9 +52,7 @@ def speedup_over_density(
     figure = look.new_figure(look.PAGE if len(shown) > 1 else look.COLUMN, 2.3)
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, quantity in zip(panels, shown, strict=True):
-        for index, (name, rows) in enumerate(families(table)):
-            if rows[quantity].notna().any():
-                draw_curve(axes, "density_executed", quantity, name, rows[rows[quantity].notna()], index)
+        draw_curves(axes, "density_executed", quantity, families(table), apart=None)
         lowest = min(0.1, 0.8 * float(table["density_executed"].min()))
         ideal = np.geomspace(lowest, 1.0)
         axes.plot(ideal, 1 / ideal, color=look.GREY, linestyle="--", linewidth=1.0, label="ideal: 1 / density")
@@ -66,7 +63,8 @@ def speedup_over_density(
         axes.set_title(_PANELS[quantity].format(_whole(table, runs)))
         axes.set_xlabel("density executed (tiles of sparse calls)")
         axes.grid()
-    panels[0].set_ylabel(f"speed-up over dense on\n{listed(table['dense_backend'])}")
+    twins = table["dense_backend"].unique()
+    panels[0].set_ylabel(f"speed-up over dense {twins[0] if len(twins) == 1 else ''}".strip())
     look.add_legend(figure)
     look.add_notes(figure, [*machine_notes(runs, table["environment"]), *notes])
     return look.save(figure, output, suffixes)

@@ -78,12 +78,14 @@ def step_parts(
             seconds = _stack(axes, place, row["parts"][prefix])
             text = f" {seconds:.2f} s" if prefix else f" {seconds:.2f} s, {row['speedup']:.2f}×"
             axes.text(seconds, place, text, va="center", fontsize=7)
-            ticks[place] = f"{row['model']}{machine}, {row[backend]}" if prefix else row[backend]
+            ticks[place] = (
+                f"{row['model']}{machine}, {row[backend]}" if prefix else f"{row[backend]}, {row['density']:.2f}"
+            )
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(bars) - 0.5, -0.5)
     axes.set_xlim(0, 1.1 * max(sum(parts.values()) for row in bars for parts in row["parts"].values()))
-    axes.set_xlabel("seconds of one step: dense above, sparse below")
+    axes.set_xlabel("seconds of one step: dense above, sparse below with its density")
     look.add_legend(figure)
     look.add_notes(figure, [*machine_notes(runs, shown), listed_note("Not drawn", left_out)])
     return look.save(figure, output, suffixes)
@@ -93,9 +95,9 @@ def _phases(measurements: pd.DataFrame) -> dict[tuple[str, str], dict[str, float
     """Return the seconds of each phase, by run and quantity; phases without a number are left out."""
     wanted = measurements["quantity"].isin([f"{prefix}phase_s" for prefix in _BARS]) & measurements["value"].notna()
     found: dict[tuple[str, str], dict[str, float]] = {}
-    for run, quantity, phase, value in measurements.loc[
-        wanted, ["run_id", "quantity", "protocol", "value"]
-    ].itertuples(index=False, name=None):
+    for run, quantity, phase, value in measurements.loc[wanted, ["run_id", "quantity", "protocol", "value"]].itertuples(
+        index=False, name=None
+    ):
         found.setdefault((run, quantity), {})[phase] = value
     return found
 

@@ -47,7 +47,9 @@ def video_strips(
         ValueError: If the videos differ in size or length.
     """
     table = runs.set_index("run_id").loc[list(run_ids)]
-    shared = [place for place in videos_of(table.iloc[0]) if all(place in videos_of(run) for _, run in table.iterrows())]
+    shared = [
+        place for place in videos_of(table.iloc[0]) if all(place in videos_of(run) for _, run in table.iterrows())
+    ]
     if not shared:
         raise MissingRows(f"runs {', '.join(run_ids)} have no preview of one prompt, seed and dense twin")
     prompt, seed, _ = shared[0]
@@ -65,8 +67,8 @@ def video_strips(
         rows += [(name, strip), (f"difference × {gain:g}", np.minimum(np.abs(strip - dense) * gain, 1.0))]
     height, width = dense.shape[1:3]
     side = (look.PAGE - 1.3) / len(chosen)
-    figure = look.new_figure(look.PAGE, (side * height / width + 0.03) * len(rows) + 0.25)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
+    figure = look.new_figure(look.PAGE, (side * height / width + 0.05) * len(rows) + 0.25)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0)
     panels = figure.subplots(len(rows), len(chosen), squeeze=False)
     for line, (name, pixels) in zip(panels, rows, strict=True):
         for axes, frame in zip(line, chosen, strict=True):
@@ -105,9 +107,7 @@ def _pixels(path: Path) -> np.ndarray:
     return np.stack([np.asarray(frame, np.float32) for frame in videos.frames(path)[0]]) / 255
 
 
-def _names(
-    measurements: pd.DataFrame, runs: pd.DataFrame, run_ids: Sequence[str], prompt: str, seed: int
-) -> list[str]:
+def _names(measurements: pd.DataFrame, runs: pd.DataFrame, run_ids: Sequence[str], prompt: str, seed: int) -> list[str]:
     """Return each run's method, its settings that differ, and the PSNR of this video, on lines of their own."""
     place = measurements["prompt_id"].eq(prompt) & measurements["seed"].eq(seed) & measurements["frame"].isna()
     scores = measurements[place & measurements["quantity"].eq("psnr_db") & measurements["protocol"].eq("standard")]

@@ -175,4 +175,5 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
     order = table.assign(_place=place, _failed=table["status"] != "complete").sort_values(
         ["model", "_place", "_failed", "density_executed", "label"], kind="stable"
     )
-    return order.drop(columns=["_place", "_failed"]).reset_index(drop=True)
+    # A copy is in one piece, so that readers may add columns.
+    return order.drop(columns=["_place", "_failed"]).reset_index(drop=True).copy()

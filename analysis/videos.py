@@ -12,7 +12,8 @@ def frames(path: Path) -> tuple[list[Image.Image], float]:
     """Return the frames of a preview and how many are shown in a second.
 
     Raises:
-        OSError: If the file is missing, or is no video.
+        OSError: If the file cannot be opened.
+        ValueError: If it is no video.
     """
     with av.open(path) as container:
         stream = container.streams.video[0]

@@ -14,16 +14,19 @@ from analysis.figures.series import MissingRows
 # Panels: a quantity and its title.
 ATLAS = {
     "head_choice": "temporal choices",
+    "head_margin": "margin of the choice",
+    "head_agreement": "agreement with oracle",
+    "head_kept_mass": "mass kept",
+    "head_relative_l2_error": "relative L2 error",
     "head_same_frame_mass": "mass on own frame",
     "head_same_position_mass": "mass on own place",
     "head_first_frame_mass": "mass on first frame",
     "head_text_mass": "mass on text",
     "head_entropy": "entropy",
-    "head_kept_mass": "mass kept",
 }
-# The scale of this one is the same in every atlas; that of the others ends at their greatest value.
-_SHARE = "head_choice"
-_PANELS_PER_ROW = 4
+# Of these the scale is the same in every atlas; that of the others ends at their greatest value.
+_SHARES = ("head_choice", "head_margin", "head_agreement", "head_kept_mass")
+_PANELS_PER_ROW = 5
 
 
 @look.in_one_look
@@ -35,11 +38,11 @@ def head_atlas(
     across: Literal["head", "step"] = "head",
     suffixes: Iterable[str] = look.SUFFIXES,
 ) -> list[Path]:
-    """Draw where the heads of one run look, a panel per quantity of ``ATLAS``, layers down.
+    """Draw what the heads of one run chose and where they look, a panel per quantity of ``ATLAS``, layers down.
 
     A cell is the mean over branches, videos and, of ``head`` and ``step``, the one that is not drawn; one that nothing
-    was measured of is grey. There is no panel of text where none stands in self-attention. A dense run with
-    ``statistics=all statistics.layers_apart=1`` has the masses of every head, a sparse one its choices.
+    was measured of is grey. There is no panel of text where none stands in self-attention. Under ``statistics=every``
+    every call has the masses; else those of a sample are there, and the choices of every sparse call.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -68,10 +71,10 @@ def head_atlas(
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, name in zip(panels, shown, strict=False):
         grid = cells[name].unstack(across).reindex(index=layers, columns=others).to_numpy(float)
-        top = 1.0 if name == _SHARE else greatest[name] or 1.0
+        top = 1.0 if name in _SHARES else greatest[name] or 1.0
         image = axes.imshow(grid, aspect="auto", vmin=0.0, vmax=top, interpolation="nearest")
         axes.set_facecolor(look.PALE)
-        axes.set_title(ATLAS[name])
+        axes.set_title(ATLAS[name], fontsize=7)
         axes.set_xlabel(across)
         axes.locator_params(integer=True, nbins=6)
         figure.colorbar(image, ax=axes, location="bottom", shrink=0.9)

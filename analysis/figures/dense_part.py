@@ -74,7 +74,7 @@ def quality_of_dense_part(
         image = axes.imshow(table.to_numpy(float), vmin=low, vmax=high, aspect="auto")
         axes.set_facecolor(look.PALE)
         axes.spines[:].set_visible(False)
-        for (down, across), value in table.stack().items():
+        for (down, across), value in table.stack().dropna().items():
             text = FORMATS[quantity][1].format(value)
             if down in speed.index and across in speed.columns and pd.notna(speed.at[down, across]):
                 text += f"\n{speed.at[down, across]:.2f}×"

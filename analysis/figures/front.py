@@ -68,7 +68,7 @@ def quality_over_time(
             axes.annotate(str(number), at, (-5, 3), textcoords="offset points", ha="right", fontsize=7)
         named.append(_named(f"Front of {place}" if len(groups) > 1 else "Front", front))
         axes.set_title(place)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.08 * float(rows[["generation_s", "dense_generation_s"]].max(axis=None)))
         axes.margins(y=0.15)
         axes.set_xlabel("seconds of a generation")
         axes.set_ylabel(f"{FORMATS[quantity][0]} against dense")

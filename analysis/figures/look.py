@@ -43,7 +43,7 @@ in_one_look = matplotlib.style.context(
             "grid.alpha": 0.25,
             "grid.linewidth": 0.6,
             "lines.linewidth": 1.3,
-            "lines.markersize": 4.5,
+            "lines.markersize": 6,
             "hatch.linewidth": 0.5,
             "image.cmap": "cividis",
             # Text stays text: it can be searched, and edited for a paper.

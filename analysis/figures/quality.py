@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures.look import SUFFIXES, add_legend, add_notes, in_one_look, new_figure, save, width_for
-from analysis.figures.series import draw_curves, draw_noise_floor, drawable, families
+from analysis.figures.series import MissingRows, draw_curves, draw_noise_floor, drawable, families, interval_note
 from analysis.summary import FORMATS
 
 
@@ -24,7 +24,8 @@ def quality_over_density(
 ) -> list[Path]:
     """Draw one quality over the executed density, a line per method, bars for 95 % intervals, and write it.
 
-    What is no further from dense than dense attention on another kernel is shaded, where that was measured.
+    What is no further from dense than dense attention on another kernel, the noise floor, is shaded; where none was
+    measured, or other kernels' videos were identical, the figure says so. The runs that measured it are no points.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -41,13 +42,19 @@ def quality_over_density(
         MissingRows: If no run has a number for ``quantity``.
     """
     table, notes = drawable(measurements, runs, [quantity, "density_executed"], protocol=protocol)
+    table = table[table[f"{quantity}_noise"] != "noise floor"]
+    if table.empty:
+        raise MissingRows(
+            f"quantity={quantity}, protocol={protocol}: no run below this folder has such a number, save those that "
+            f"measure the noise floor; python -m experiments.compare -m experiment=sparsity makes some"
+        )
     series = families(table)
     figure = new_figure(width_for(len(series)), 2.2)
     axes = figure.subplots()
     if draw_curves(axes, "density_executed", quantity, series, apart="sum"):
         notes.append("Points at one density stand side by side.")
-    draw_noise_floor(axes, table, quantity)
-    axes.set_xlim(left=0)
+    notes += [*draw_noise_floor(axes, table, quantity), interval_note(table, quantity)]
+    axes.set_xlim(0, 1.1 * float(table["density_executed"].max()))
     axes.set_xlabel("density executed (tiles of sparse calls)")
     axes.set_ylabel(f"{FORMATS[quantity][0]} against dense")
     axes.grid()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import look
-from analysis.figures.series import MissingRows, draw_curves, drawable, families, settings_of
+from analysis.figures.series import MissingRows, draw_curves, drawable, families, interval_note, settings_of
 from analysis.statistics import Value, estimate
 from analysis.summary import FORMATS
 
@@ -76,20 +76,17 @@ def quality_over_sampled_rows(
         axes.set_ylabel(heading)
         axes.grid()
     look.add_legend(figure)
-    look.add_notes(figure, notes)
+    look.add_notes(figure, [*notes, interval_note(drawn, quantity)])
     return look.save(figure, output, suffixes)
 
 
 def _regret(measurements: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean regret of each row of a summary and half of its 95 % interval over prompts."""
+    """Return the mean regret of each row of a summary, and its 95 % interval over prompts."""
     rows = measurements[measurements["quantity"].eq("head_regret") & measurements["value"].notna()]
     means = rows.groupby(["run_id", "prompt_id", "seed"])["value"].mean()
-    estimates = {}
-    for place, ids in table["runs"].items():
+    found = []
+    for ids in table["runs"]:
         own = means[means.index.get_level_values("run_id").isin(ids)]
-        estimates[place] = estimate([Value(*key, None, "ok", value, None) for key, value in own.items()])
-    columns = {
-        "head_regret": pd.Series({place: found.mean for place, found in estimates.items()}, dtype=float),
-        "head_regret_ci95": pd.Series({place: found.half_width for place, found in estimates.items()}, dtype=float),
-    }
-    return pd.DataFrame(columns, index=table.index)
+        one = estimate([Value(*key, None, "ok", value, None) for key, value in own.items()])
+        found.append((one.mean, one.ci_low, one.ci_high))
+    return pd.DataFrame(found, table.index, ["head_regret", "head_regret_ci_low", "head_regret_ci_high"], dtype=float)

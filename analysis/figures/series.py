@@ -10,8 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.figures.look import GREY, PALE, style
+from analysis.intervals import few_prompts_text
+from analysis.remarks import NOT_MEASURED
 from analysis.settings import counted, environments, knob_text, machine_text
-from analysis.summary import FORMATS, full_labels, summary
+from analysis.summary import FORMATS, QUALITY, full_labels, summary
 
 _DENSITY = ("sparsity", "density")
 # How far apart points of one place stand, and all of them together, as shares of density.
@@ -101,11 +103,13 @@ def draw_curves(
     for place, (index, rows) in enumerate(drawn.items()):
         shift = (place - (len(drawn) - 1) / 2) * min(_APART, _SPREAD / len(drawn)) * is_moved
         at = rows[x] * math.exp(4 * shift) if apart == "factor" else rows[x] + shift
-        half = rows[f"{y}_ci95"]
+        ends = [rows[y] - rows[f"{y}_ci_low"], rows[f"{y}_ci_high"] - rows[y]]
+        # A mean may lie outside of its interval by rounding, where all its values are equal.
+        intervals = [end.clip(lower=0.0) for end in ends] if ends[0].notna().any() else None
         bars = axes.errorbar(
             at,
             rows[y],
-            yerr=half if half.notna().any() else None,
+            yerr=intervals,
             label=series[index][0],
             **style(index),
             capsize=2.5,
@@ -116,29 +120,37 @@ def draw_curves(
     return is_moved
 
 
-def draw_noise_floor(axes: Axes, table: pd.DataFrame, quantity: str) -> None:
-    """Shade what is no further from dense than dense on another kernel, where the summary has such a column.
+def interval_note(table: pd.DataFrame, quantity: str) -> str:
+    """Return what there is to say of intervals over few prompts; empty where there are enough, or rows have none."""
+    return few_prompts_text(table.loc[table["videos"] > 0, f"{quantity}_prompts"].tolist())
 
-    There is a dashed line for each model's and machine's floor; one is infinite where the other kernel's videos were
-    identical, and then there is nothing to shade.
+
+def draw_noise_floor(axes: Axes, table: pd.DataFrame, quantity: str) -> list[str]:
+    """Shade what is no further from dense than dense on another kernel; return what there is to say instead.
+
+    A dashed line is where the shade begins, one for each model and machine that has a floor. Where none was measured,
+    or the other kernel's videos were identical, there is nothing to shade.
     """
-    if f"{quantity}_floor" not in table:
-        return
-    bottom, top = axes.get_ylim()
-    edges = [bottom, top]
+    edges, notes = list(axes.get_ylim()), []
     columns = ["model", "environment", f"{quantity}_floor", f"{quantity}_floor_backend"]
-    for model, _, value, backend in table[columns].drop_duplicates().itertuples(index=False, name=None):
-        if pd.isna(value) or math.isinf(value):
-            continue
+    floors = table[columns].drop_duplicates()
+    for model, _, value, backend in floors.itertuples(index=False, name=None):
         of_model = f", {model}" if table["model"].nunique() > 1 else ""
-        edges.append(value)
-        axes.axhline(
-            value, color=GREY, linestyle="--", linewidth=1.0, label=f"noise floor: dense on {backend}{of_model}"
-        )
-        far = max(edges) + 0.08 * (max(edges) - min(edges)) if higher_is_better(quantity) else min(0.0, *edges)
-        axes.axhspan(value, far, color=PALE, linewidth=0, zorder=0)
-        edges.append(far)
-    axes.set_ylim(min(edges), max(edges))
+        if pd.isna(value):
+            notes.append(NOT_MEASURED.rstrip(".") + of_model)
+        elif math.isinf(value):
+            notes.append(f"Noise floor: none, dense on {backend} is identical{of_model}")
+        else:
+            edges.append(value)
+            label = f"noise floor (dense on {backend}{of_model})"
+            axes.axhline(value, color=GREY, linestyle="--", linewidth=1.0, label=label)
+    margin = 0.08 * (max(edges) - min(edges))
+    far = max(edges) + margin if higher_is_better(quantity) else min(0.0, *edges)
+    for value in floors[f"{quantity}_floor"]:
+        if math.isfinite(value):
+            axes.axhspan(value, far, color=PALE, alpha=0.6, linewidth=0, zorder=0)
+    axes.set_ylim(min(far, *edges), max(far, *edges))
+    return list(dict.fromkeys(notes))
 
 
 def higher_is_better(quantity: str) -> bool:
@@ -162,7 +174,7 @@ def listed_note(words: str, names: Sequence[str], most: int = 4) -> str:
 def _why_none(
     measurements: pd.DataFrame, table: pd.DataFrame, columns: Sequence[str], protocol: str, makes: str
 ) -> str:
-    place = f", protocol={protocol}" if columns[0] in ("psnr_db", "ssim", "vmaf", "lpips_alex", "lpips_vgg") else ""
+    place = f", protocol={protocol}" if columns[0] in QUALITY else ""
     if (table["status"] != "complete").all():
         failed = [f"{row['runs'][0]} ({row['status']}: {row['error']})" for _, row in table.iterrows()]
         return listed_note("no run below this folder is complete", failed).rstrip(".")
@@ -174,7 +186,9 @@ def _why_none(
     others = sorted(set(of_it["protocol"].dropna()) - {protocol})
     if others and place:
         text += f" (there are some in protocol={', '.join(others)})"
-    notes = [note.split(";")[0] for note in table[f"{columns[0]}_note"] if note]
+    # That a dense run equals its twin is no reason.
+    sparse = table[table["method"] != "dense"]
+    notes = [note.split(";")[0] for note in sparse[f"{columns[0]}_note"] if note]
     if notes:
         text += f" ({notes[0]})"
     return f"{text}; python -m experiments.compare -m {makes} makes some"

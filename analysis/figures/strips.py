@@ -44,7 +44,7 @@ def video_strips(
 
     Raises:
         MissingRows: If the runs share no video, or a preview is not there.
-        ValueError: If the videos differ in size or length.
+        ValueError: If the videos differ in size or length, or one cannot be read.
     """
     table = runs.set_index("run_id").loc[list(run_ids)]
     shared = [
@@ -104,17 +104,27 @@ def _pixels(path: Path) -> np.ndarray:
     """Return a preview as ``(frames, height, width, 3)`` in [0, 1]."""
     if not path.is_file():
         raise MissingRows(f"{path} is not there; strips are drawn from the folder that the run was made in")
-    return np.stack([np.asarray(frame, np.float32) for frame in videos.frames(path)[0]]) / 255
+    try:
+        frames, _ = videos.frames(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not frames:
+        raise ValueError(f"{path} holds no frame")
+    return np.stack([np.asarray(frame, np.float32) for frame in frames]) / 255
 
 
 def _names(measurements: pd.DataFrame, runs: pd.DataFrame, run_ids: Sequence[str], prompt: str, seed: int) -> list[str]:
     """Return each run's method, its settings that differ, and the PSNR of this video, on lines of their own."""
     place = measurements["prompt_id"].eq(prompt) & measurements["seed"].eq(seed) & measurements["frame"].isna()
     scores = measurements[place & measurements["quantity"].eq("psnr_db") & measurements["protocol"].eq("standard")]
-    psnr = scores.set_index("run_id")["value"].dropna()
+    texts = {
+        score.run_id: "identical" if score.status == "infinite" else f"{score.value:.1f} dB"
+        for score in scores.itertuples()
+        if score.status in ("ok", "infinite")
+    }
     facts, methods = describe(runs)["knobs"], runs.set_index("run_id")["method"]
     names = []
     for run in run_ids:
         lines = [methods[run], *knob_text(facts[run]).split()]
-        names.append("\n".join([*lines, *([f"{psnr[run]:.1f} dB"] if run in psnr else [])]))
+        names.append("\n".join([*lines, *([texts[run]] if run in texts else [])]))
     return names

@@ -1,51 +1,188 @@
-"""Figures from measurement rows."""
+"""Figures say what the rows say, read back from what is drawn, and an empty one is never written."""
+
+import re
+import warnings
 
 import matplotlib.figure
+import numpy as np
 import pytest
 
-from analysis import load
-from analysis.figures import head_atlas, quality_over_density
+from analysis import figures, load
+from analysis.figures.__main__ import main
+from analysis.figures.catalogue import FIGURES, Records
+from analysis.figures.front import pareto_front
+from analysis.figures.look import COLUMN, PAGE
+from analysis.summary import summary
 from svg.results import Measurement, RunWriter
-from tests.fake_runs import PROVENANCE, write_fake_runs
+from tests.fake_runs import FRAMES, PROVENANCE, write_fake_runs
+from tests.fake_steps import write_fake_steps
 
 
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory):
-    root = tmp_path_factory.mktemp("runs")
-    write_fake_runs(root)
+def write(root, run_id, method="svg", scores=(30.0,), protocol="standard", regret=None, seconds=3.0, **knobs):
+    """Write a run of one seed with a PSNR for each prompt; None for one that could not be measured."""
+    names = {"model": "m", "method": method, "backend": "flex", "dense_backend": "sdpa"}
+    config = {"seed": 0, "method": {"name": method, "sparsity": 0.25, **knobs}, "model": {"name": "m"}}
+    with RunWriter(root, run_id, **names, config=config, provenance=PROVENANCE, prompts=[], seeds=[0]) as run:
+        for number, score in enumerate(scores):
+            place = {"prompt_id": f"p{number}", "seed": 0}
+            why = {"status": "unavailable", "reason": "no weights; fetch them"} if score is None else {}
+            run.add(Measurement(quantity="psnr_db", unit="dB", value=score, protocol=protocol, **why, **place))
+            run.add(Measurement(quantity="density_executed", unit="1", value=0.25, protocol="tile", **place))
+            run.add(Measurement(quantity="generation_s", unit="s", value=seconds, **place))
+            run.add(Measurement(quantity="dense_generation_s", unit="s", value=8.0, **place))
+            run.add(Measurement(quantity="speedup", unit="1", value=8 / seconds, **place))
+            for head, share in enumerate((0.5, 1.5) if regret is not None else ()):
+                where = {"step": 1, "layer": 2, "head": head, "branch": "cond"}
+                run.add(Measurement(quantity="head_regret", unit="1", value=regret * share, **where, **place))
+
+
+def tables(root):
     return load.measurements(root), load.runs(root)
 
 
-def test_the_figure_shows_every_method_with_a_finite_quality(fake, tmp_path, monkeypatch):
-    drawn = []
-    save = matplotlib.figure.Figure.savefig
-    monkeypatch.setattr(
-        matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
-    )
-    paths = quality_over_density(*fake, tmp_path / "figures" / "quality")
-    assert [path.name for path in paths] == ["quality.png", "quality.pdf"]
-    assert paths[0].read_bytes().startswith(b"\x89PNG")
-    assert paths[1].read_bytes().startswith(b"%PDF")
-    axes = drawn[0].axes[0]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    write_fake_runs(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def fake(folder):
+    return tables(folder)
+
+
+@pytest.fixture(scope="module")
+def knobs(tmp_path_factory):
+    """A grid of two shares of steps and two of layers; runs of 4 and 16 rows; a choice from all of them."""
+    root = tmp_path_factory.mktemp("knobs")
+    for steps, layers, score in ((0.0, 0.0, 20.0), (0.25, 0.0, 24.0), (0.0, 0.5, 22.0)):
+        write(root, f"grid-{steps}-{layers}", scores=[score], first_times_fp=steps, first_layers_fp=layers, seconds=4.0)
+    for rows, regret, scores in ((4, 0.02, (30, 31, 35)), (16, 0.01, (33, 34, 38))):
+        write(root, f"rows-{rows}", scores=scores, regret=regret, num_sampled_rows=rows)
+    write(root, "oracle", "oracle_choice", (36.0,), regret=0.0)
+    write(root, "dear", "rival", (25.0,), seconds=5.0)
+    return tables(root)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures as they would be written; none is."""
+    found = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, *a, **k: found.append(self))
+    return found
+
+
+def texts(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def names(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def curves(axes):
+    """Return the points of each series: {name: (x, y)}."""
+    return {c.get_label(): c.lines[0].get_data() for c in axes.containers}
+
+
+def test_quality_has_a_line_for_every_method_with_a_finite_number(fake, tmp_path, drawn):
+    figures.quality_over_density(*fake, tmp_path / "quality")
+    [axes] = drawn[0].axes
     # Dense is identical to itself: infinite, so no point.
-    assert set(axes.get_legend_handles_labels()[1]) == {"svg", "one_pattern", "random_blocks"}
-    line = next(container for container in axes.containers if container.get_label() == "svg").lines[0]
-    assert line.get_xdata() == pytest.approx([0.168, 0.28, 0.56])
-    assert all(20 < value < 40 for value in line.get_ydata())
+    assert set(curves(axes)) == set(names(drawn[0])) == {"svg", "one_pattern", "random_blocks"}
+    x, y = curves(axes)["svg"]
+    # Three series share a density, so each stands a little apart from it.
+    assert list(x) == pytest.approx([0.168, 0.28, 0.56], abs=0.021) and all(20 < value < 40 for value in y)
+    assert "Points at one density stand side by side." in texts(drawn[0])
+    assert "Not drawn: svg-0.05 (failed)." in texts(drawn[0])
+    assert drawn[0].get_figwidth() == COLUMN
 
 
-def test_equal_records_make_equal_figures(fake, tmp_path):
-    first, second = (quality_over_density(*fake, tmp_path / name, suffixes=[".pdf", ".png"]) for name in "ab")
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+def test_a_speed_up_is_beside_the_ideal_and_its_dense_backend_but_no_dense_run_is(fake, tmp_path, drawn):
+    figures.speedup_over_density(*fake, tmp_path / "speed")
+    attention, whole = drawn[0].axes
+    assert attention.get_ylabel() == "speed-up over dense sdpa" and whole.get_title() == "whole generation"
+    assert drawn[0].get_figwidth() == PAGE
+    for axes in drawn[0].axes:
+        assert set(curves(axes)) == {"svg", "one_pattern", "random_blocks"}
+        assert list(curves(axes)["svg"][0]) == pytest.approx([0.168, 0.28, 0.56])
+        [ideal] = [line for line in axes.lines if line.get_label() == "ideal: 1 / density"]
+        assert ideal.get_ydata() == pytest.approx(1 / ideal.get_xdata())
 
 
-def test_a_quality_that_nobody_measured_is_refused(fake, tmp_path):
-    with pytest.raises(ValueError, match="quantity=lpips_alex, protocol=standard: no run"):
-        quality_over_density(*fake, tmp_path / "x", quantity="lpips_alex")
-    assert list(tmp_path.iterdir()) == []
+def test_the_front_is_what_no_run_beats_in_both(knobs, tmp_path, drawn):
+    figures.quality_over_time(*knobs, tmp_path / "front")
+    [axes] = drawn[0].axes
+    [front] = [line for line in axes.lines if line.get_label() == "front"]
+    # The oracle takes as long as the others of three seconds, and is better.
+    assert np.column_stack(front.get_data()).tolist() == [[3.0, 36.0]]
+    assert sum(len(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "None") == 7
+    assert "Front: 1 oracle_choice sparsity=0.25." in texts(drawn[0])
+    rows = summary(*knobs)
+    slow = pareto_front(rows.assign(seconds=[1, 2, 3, 4, 5, 6, 7], good=[3, 3, 1, 4, 4, 2, 5]), "seconds", "good")
+    assert slow["good"].tolist() == [3, 4, 5] and slow["seconds"].tolist() == [1, 4, 7]
+    near = pareto_front(rows.assign(seconds=range(7), lpips_vgg=[3, 2, 4, 2, 1, 5, 6]), "seconds", "lpips_vgg")
+    assert near["lpips_vgg"].tolist() == [3, 2, 1]
 
 
-def test_the_atlas_has_a_panel_per_quantity_and_means_over_steps_and_branches(tmp_path, monkeypatch):
+def test_sampled_rows_stand_against_regret_and_quality_with_the_oracle_dotted(knobs, tmp_path, drawn):
+    figures.quality_over_sampled_rows(*knobs, tmp_path / "rows")
+    regret, quality = drawn[0].axes
+    assert np.column_stack(curves(regret)["svg"]).tolist() == [[4, pytest.approx(0.02)], [16, pytest.approx(0.01)]]
+    assert list(curves(quality)["svg"][1]) == [32, 35]
+    dotted = [line for line in quality.lines if line.get_linestyle() == ":"]
+    assert [(line.get_label(), line.get_ydata()[0]) for line in dotted] == [("oracle_choice", 36)]
+
+
+def test_the_dense_part_has_a_cell_for_each_pair_of_shares_that_was_run(knobs, tmp_path, drawn):
+    figures.quality_of_dense_part(*knobs, tmp_path / "cells")
+    panel = drawn[0].axes[0]
+    grid = panel.images[0].get_array()
+    assert grid.tolist() == [[20, 24], [22, None]]
+    assert {text.get_text() for text in panel.texts} == {"20.00\n2.00×", "24.00\n2.00×", "22.00\n2.00×"}
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "0.25"]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["0", "0.5"]
+
+
+def test_a_step_is_two_bars_of_its_phases_and_one_without_phases_is_named(tmp_path, drawn):
+    write_fake_steps(tmp_path)
+    with pytest.raises(figures.MissingRows, match=r"another \(failed\).*flex \(no phases\).*experiments.step_latency"):
+        figures.step_parts(*tables(tmp_path), tmp_path / "steps")
+    facts = {"prompts": [], "seeds": [0], "provenance": PROVENANCE, "config": {"weights": "random", "seed": 0}}
+    names_of_run = {"model": "m", "method": "svg", "backend": "flex", "dense_backend": "sdpa"}
+    with RunWriter(tmp_path, "whole", **names_of_run, **facts) as run:
+        for prefix, seconds in (("dense_", (6.0, 0.0, 0.0, 2.0)), ("", (2.0, 0.25, 0.5, 1.25))):
+            for phase, value in zip(("attention", "profiling", "reordering", "rest"), seconds, strict=True):
+                run.add(Measurement(quantity=f"{prefix}phase_s", unit="s", value=value, protocol=phase, seed=0))
+        run.add(Measurement(quantity="dense_step_s", unit="s", value=8.0, n=3, seed=0))
+        run.add(Measurement(quantity="speedup", unit="1", value=2.0, seed=0))
+        run.add(Measurement(quantity="density_executed", unit="1", value=0.25, protocol="tile", seed=0))
+    figures.step_parts(*tables(tmp_path), tmp_path / "steps")
+    [axes] = drawn[0].axes
+    bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches if bar.get_width()]
+    assert bars == [(0, 6), (6, 2), (0, 2), (2, 0.25), (2.25, 0.5), (2.75, 1.25)]
+    assert [text.get_text() for text in axes.texts] == [" 8.00 s", " 4.00 s, 2.00×"]
+    assert names(drawn[0]) == ["attention", "profiling", "reordering", "the rest"]
+    assert "step-hunyuan_video_t2v-another (failed)" in texts(drawn[0])
+
+
+def test_a_strip_is_the_dense_video_a_sparse_one_and_what_lies_between(fake, tmp_path, drawn):
+    measurements, runs = fake
+    figures.video_strips(measurements, runs, ["svg-0.15", "svg-0.50"], tmp_path / "strips", num_frames=3, gain=2.0)
+    panels = np.array(drawn[0].axes).reshape(5, 3)
+    assert [line[0].get_ylabel().split("\n")[0] for line in panels] == [
+        *("dense", "svg", "difference × 2", "svg", "difference × 2")
+    ]
+    assert panels[1][0].get_ylabel().split("\n")[1:] != panels[3][0].get_ylabel().split("\n")[1:]
+    assert [axes.get_title() for axes in panels[0]] == ["frame 0", f"frame {(FRAMES - 1) // 2}", f"frame {FRAMES - 1}"]
+    dense, sparse, between = (line[1].images[0].get_array() for line in panels[:3])
+    assert np.array_equal(between, np.minimum(2 * np.abs(sparse - dense), 1)) and 0 < between.mean() < 0.5
+    with pytest.raises(figures.MissingRows, match="svg-0.15, svg-0.05 have no preview of one prompt"):
+        figures.video_strips(measurements, runs, ["svg-0.15", "svg-0.05"], tmp_path / "strips")
+
+
+def test_the_atlas_has_a_panel_per_quantity_and_means_over_steps_and_branches(tmp_path, drawn):
     names = {"model": "m", "method": "svg", "backend": "cpu_gather", "dense_backend": "sdpa"}
     facts = {"config": {"seed": 0}, "provenance": PROVENANCE, "prompts": [], "seeds": [0]}
     with RunWriter(tmp_path / "runs", "one", **names, **facts) as run:
@@ -54,16 +191,11 @@ def test_the_atlas_has_a_panel_per_quantity_and_means_over_steps_and_branches(tm
                 place = {"layer": 2, "head": head, "step": step, "branch": branch, "unit": "1"}
                 run.add(Measurement(quantity="head_entropy", value=value / (head + 1), **place))
                 run.add(Measurement(quantity="head_margin", value=0.5, **place))
+                run.add(Measurement(quantity="head_text_mass", value=0.0, **place))
         place = {"layer": 0, "head": 1, "step": 0, "branch": "cond", "unit": "pattern"}
         run.add(Measurement(quantity="head_choice", value=1.0, **place))
-    drawn = []
-    save = matplotlib.figure.Figure.savefig
-    monkeypatch.setattr(
-        matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
-    )
     rows = load.measurements(tmp_path / "runs")
-    paths = head_atlas(rows, "one", tmp_path / "atlas")
-    assert [path.name for path in paths] == ["atlas.png", "atlas.pdf"]
+    figures.head_atlas(rows, "one", tmp_path / "atlas")
     panels = {axes.get_title(): axes.images[0].get_array() for axes in drawn[0].axes if axes.images}
     assert list(panels) == ["temporal choices", "margin of the choice", "entropy"]
     entropy, choices = panels["entropy"], panels["temporal choices"]
@@ -72,7 +204,7 @@ def test_the_atlas_has_a_panel_per_quantity_and_means_over_steps_and_branches(tm
     # What was not measured is masked, not zero.
     assert entropy.mask[:2].all() and choices.mask.sum() == 8
     assert choices[0, 1] == 1
-    head_atlas(rows, "one", tmp_path / "steps", across="step", suffixes=[".png"])
+    figures.head_atlas(rows, "one", tmp_path / "steps", across="step")
     entropy = next(axes.images[0].get_array() for axes in drawn[-1].axes if axes.get_title() == "entropy")
     assert entropy.shape == (3, 4)
     assert entropy[2, [0, 3]].tolist() == pytest.approx([(1 + 1 / 2 + 1 / 3) / 6] * 2)
@@ -83,5 +215,71 @@ def test_an_atlas_of_a_run_without_heads_is_refused(fake, tmp_path):
     with pytest.raises(
         ValueError, match="run_id=random_blocks-0.25: no run of this name .* has a number for head_choice"
     ):
-        head_atlas(fake[0], "random_blocks-0.25", tmp_path / "atlas")
+        figures.head_atlas(fake[0], "random_blocks-0.25", tmp_path / "atlas")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_figure_of_the_catalogue_is_drawn_or_says_what_is_missing_and_what_makes_it(fake, drawn, tmp_path):
+    said = {}
+    for name, jobs in FIGURES.items():
+        try:
+            for stem, draw in jobs(Records(*fake)).items():
+                draw(tmp_path / stem)
+        except figures.MissingRows as error:
+            said[name] = str(error)
+    assert set(said) == {"quality_over_sampled_rows", "quality_of_dense_part", "step_parts"}
+    assert all("; python -m experiments." in line and "\n" not in line for line in said.values())
+    # Three of quality and speed, two atlases, and strips of one model.
+    assert len(drawn) == 6 * 2 and all(figure.axes and figure.get_figwidth() in (COLUMN, PAGE) for figure in drawn)
+
+
+def test_the_command_draws_what_it_can_says_the_rest_and_gives_equal_files_for_equal_records(
+    folder, fake, tmp_path, capsys
+):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        arguments = [str(folder), "--output", str(tmp_path / "a"), "--figure", "quality_over_density", "step_parts"]
+        assert main(arguments) == 0
+    drawn, missing = capsys.readouterr().out.splitlines()
+    png, pdf = (tmp_path / "a" / f"quality_over_density.{suffix}" for suffix in ("png", "pdf"))
+    assert drawn == f"{png} {pdf}"
+    assert missing.startswith("not drawn: step_parts: no run below this folder has the phases")
+    assert (png.read_bytes()[:4], pdf.read_bytes()[:4]) == (b"\x89PNG", b"%PDF")
+    [again] = figures.quality_over_density(*fake, tmp_path / "again", suffixes=[".pdf"])
+    assert again.read_bytes() == pdf.read_bytes()
+
+
+def test_bad_folders_name_what_is_wrong_and_leave_no_plot(tmp_path, capsys, drawn):
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "unmeasured", "a", scores=[None])
+    write(tmp_path / "other", "a", protocol="upstream")
+    write(tmp_path / "mixed", "one", scores=(30.0, None))
+    write(tmp_path / "mixed", "two", protocol="upstream", num_sampled_rows=2)
+    with pytest.raises(ValueError), RunWriter(
+        tmp_path / "failed", "f", model="m", method="svg", backend="flex", dense_backend="sdpa",
+        config={"seed": 0}, provenance=PROVENANCE, prompts=[], seeds=[0],
+    ):  # fmt: skip
+        raise ValueError("it broke")
+    only = ["--figure", "quality_over_density"]
+    for folder, said in {
+        "empty": "error: runs_dir=.* holds no finished run",
+        "missing": "error: runs_dir=.* cannot be read",
+        "failed": r"no run below this folder is complete: f \(failed: it broke\)",
+        "unmeasured": r"no run .* has such a number \(unavailable: no weights\); .*experiment=sparsity",
+        "other": r"no run .* \(there are some in protocol=upstream\)",
+    }.items():
+        assert main([str(tmp_path / folder), "--output", str(tmp_path / "out"), *only]) == 2, folder
+        text = "".join(capsys.readouterr())
+        assert text.count("\n") == 1
+        assert re.search(said, text), text
+    assert not drawn and not (tmp_path / "out").exists()
+    assert main([str(tmp_path / "mixed"), "--output", str(tmp_path / "out"), *only]) == 0
+    assert "Not drawn: svg sparsity=0.25 num_sampled_rows=2 (no PSNR dB)." in texts(drawn[-1])
+    assert "svg sparsity=0.25: 1 of 2 videos." in texts(drawn[-1])
+
+
+@pytest.mark.parametrize(("option", "value"), [("--figure", "atlas"), ("--quantity", "beauty")])
+def test_a_name_that_does_not_exist_is_refused_with_those_that_do(folder, tmp_path, capsys, option, value):
+    assert main([str(folder), "--output", str(tmp_path), option, value]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {option} is {value}; it must be one of ") and error.count("\n") == 1

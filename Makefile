@@ -25,7 +25,7 @@ BENCH_SECONDS ?= 110
 SMALL := experiment=bench_smoke runs_dir=runs/smoke overwrite=true
 bench = $(RUN) -m experiments.$(1) $(if $(SMOKE),$(SMALL) $(3),-m model=$(2) runs_dir=runs/bench $(4))
 
-.PHONY: help setup setup-cluster demo demo-models reproduce test test-full test-gpu bench-kernels bench-steps bench-videos bench-published claims lint format store-gc clean
+.PHONY: help setup setup-cluster demo demo-models figures reproduce test test-full test-gpu bench-kernels bench-steps bench-videos bench-published claims lint format store-gc clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

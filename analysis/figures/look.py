@@ -6,6 +6,7 @@ import io
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.style
 from matplotlib.artist import Artist
@@ -21,7 +22,6 @@ GREY, PALE = "0.35", "0.87"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # One more or less than colours, so that no two of the first 56 series share both.
 MARKERS = "os^DvPX<"
-HATCHES = ("", "///", "...", "xxx", "")
 # Small text, and how many of its characters an inch and lines an inch hold.
 _SMALL, _CHARACTERS, _LINES = 7.0, 18.0, 7.2
 
@@ -59,7 +59,7 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def style(index: int) -> dict[str, str]:
+def style(index: int) -> dict[str, Any]:
     """Return colour and marker of a figure's series number ``index``, from 0."""
     return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
 

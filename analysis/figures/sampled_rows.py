@@ -83,10 +83,10 @@ def quality_over_sampled_rows(
 def _regret(measurements: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """Return the mean regret of each row of a summary, and its 95 % interval over prompts."""
     rows = measurements[measurements["quantity"].eq("head_regret") & measurements["value"].notna()]
-    means = rows.groupby(["run_id", "prompt_id", "seed"])["value"].mean()
+    means = rows.groupby(["run_id", "prompt_id", "seed"])["value"].mean().reset_index()
     found = []
     for ids in table["runs"]:
-        own = means[means.index.get_level_values("run_id").isin(ids)]
-        one = estimate([Value(*key, None, "ok", value, None) for key, value in own.items()])
+        own = means[means["run_id"].isin(ids)].itertuples(index=False, name=None)
+        one = estimate([Value(run, prompt, seed, None, "ok", value, None) for run, prompt, seed, value in own])
         found.append((one.mean, one.ci_low, one.ci_high))
     return pd.DataFrame(found, table.index, ["head_regret", "head_regret_ci_low", "head_regret_ci_high"], dtype=float)

@@ -68,7 +68,7 @@ def video_strips(
     height, width = dense.shape[1:3]
     side = (look.PAGE - 1.3) / len(chosen)
     figure = look.new_figure(look.PAGE, (side * height / width + 0.05) * len(rows) + 0.25)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0)
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0)
     panels = figure.subplots(len(rows), len(chosen), squeeze=False)
     for line, (name, pixels) in zip(panels, rows, strict=True):
         for axes, frame in zip(line, chosen, strict=True):

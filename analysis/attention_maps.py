@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import deserialize
 
-from analysis.figures import save
+from analysis.figures.look import in_one_look, save
 from svg.captures.index import Capture, CapturedCall, read_all
 from svg.results import RecordError
 
@@ -32,6 +32,7 @@ class Head:
     mass: float
 
 
+@in_one_look
 def attention_maps(
     captures: str | Path, output: str | Path, *, suffixes: Iterable[str] = (".png", ".pdf")
 ) -> list[Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import load
-from analysis.figures import save
+from analysis.figures.look import in_one_look, save
 from analysis.steps import step_runs
 from svg.results import RecordError
 
@@ -84,6 +84,7 @@ def floor_lines(measurements: pd.DataFrame, runs: pd.DataFrame) -> list[list[str
     return lines
 
 
+@in_one_look
 def measured_against_floor(
     measurements: pd.DataFrame,
     runs: pd.DataFrame,

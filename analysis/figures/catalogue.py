@@ -12,6 +12,7 @@ import pandas as pd
 from analysis import figures
 from analysis.figures.series import MissingRows
 from analysis.figures.strips import videos_of
+from analysis.roofline import measured_against_floor
 from analysis.summary import summary
 
 # Of so many methods at most a model's strips are drawn.
@@ -31,9 +32,9 @@ class Records(NamedTuple):
 Draw = Callable[[Path], list[Path]]
 
 
-def _quality(name: str) -> Callable[[Records], dict[str, Draw]]:
+def _quality(function: Callable[..., list[Path]]) -> Callable[[Records], dict[str, Draw]]:
     """Return what draws a figure of one quality."""
-    function = getattr(figures, name)
+    name = function.__name__
 
     def one(records: Records) -> dict[str, Draw]:
         measurements, runs, quantity, protocol = records
@@ -43,8 +44,9 @@ def _quality(name: str) -> Callable[[Records], dict[str, Draw]]:
     return one
 
 
-def _plain(name: str) -> Callable[[Records], dict[str, Draw]]:
-    function = getattr(figures, name)
+def _plain(function: Callable[..., list[Path]]) -> Callable[[Records], dict[str, Draw]]:
+    """Return what draws a figure that has no quality."""
+    name = function.__name__
     return lambda records: {name: partial(function, records.measurements, records.runs)}
 
 
@@ -100,12 +102,13 @@ def _strips(records: Records) -> dict[str, Draw]:
 
 # Figure: from records to what draws it, by file name without a suffix. Raises `MissingRows`.
 FIGURES: dict[str, Callable[[Records], dict[str, Draw]]] = {
-    "quality_over_density": _quality("quality_over_density"),
-    "speedup_over_density": _plain("speedup_over_density"),
-    "quality_over_time": _quality("quality_over_time"),
-    "quality_over_sampled_rows": _quality("quality_over_sampled_rows"),
-    "quality_of_dense_part": _quality("quality_of_dense_part"),
+    "quality_over_density": _quality(figures.quality_over_density),
+    "speedup_over_density": _plain(figures.speedup_over_density),
+    "quality_over_time": _quality(figures.quality_over_time),
+    "quality_over_sampled_rows": _quality(figures.quality_over_sampled_rows),
+    "quality_of_dense_part": _quality(figures.quality_of_dense_part),
     "head_atlas": _atlases,
-    "step_parts": _plain("step_parts"),
+    "step_parts": _plain(figures.step_parts),
+    "measured_against_floor": _plain(measured_against_floor),
     "video_strips": _strips,
 }

@@ -20,7 +20,7 @@ _LOOKS = {
     "attention": ("#0072B2", ""),
     "profiling": ("#CC79A7", "////"),
     "reordering": ("#56B4E9", "...."),
-    "rest": ("0.75", ""),
+    "rest": ("#999999", ""),
 }
 # Prefix of the quantities of the upper and the lower bar, and what computed it.
 _BARS = {"dense_": "dense_backend", "": "backend"}

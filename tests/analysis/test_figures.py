@@ -16,6 +16,7 @@ from analysis.summary import summary
 from svg.results import Measurement, RunWriter
 from tests.fake_runs import FRAMES, PROVENANCE, write_fake_runs
 from tests.fake_steps import write_fake_steps
+from tests.test_documents import first_column
 
 
 def write(root, run_id, method="svg", scores=(30.0,), protocol="standard", regret=None, seconds=3.0, **knobs):
@@ -233,6 +234,10 @@ def test_every_figure_of_the_catalogue_is_drawn_or_says_what_is_missing_and_what
     assert all("experiments." in line and "\n" not in line for line in said.values())
     # Three of quality and speed, two atlases, and strips of one model.
     assert len(drawn) == 6 * 2 and all(figure.axes and figure.get_figwidth() in (COLUMN, PAGE) for figure in drawn)
+
+
+def test_the_table_of_figures_is_the_catalogue():
+    assert first_column("figures.md") == set(FIGURES)
 
 
 def test_the_command_draws_what_it_can_says_the_rest_and_gives_equal_files_for_equal_records(

@@ -64,9 +64,8 @@ def quality_over_sampled_rows(
     figure = look.new_figure(look.PAGE if len(panels) > 1 else look.width_for(len(series)), 2.2)
     for axes, (name, heading) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         draw_curves(axes, _ROWS, name, series, apart="factor")
-        for index, (label, rows) in enumerate(families(oracles, ()), len(series)):
-            if rows[name].notna().any():
-                axes.axhline(rows[name].iloc[0], linestyle=":", color=look.style(index)["color"], label=label)
+        for index, (_, row) in enumerate(oracles[oracles[name].notna()].iterrows(), len(series)):
+            axes.axhline(row[name], linestyle=":", color=look.style(index)["color"], label=row["name"])
         axes.set_xscale("log", base=2)
         axes.ticklabel_format(axis="y", scilimits=(-2, 4))
         counts = sorted(drawn[_ROWS].unique())

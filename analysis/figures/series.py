@@ -128,10 +128,10 @@ def interval_note(table: pd.DataFrame, quantity: str) -> str:
 def draw_noise_floor(axes: Axes, table: pd.DataFrame, quantity: str) -> list[str]:
     """Shade what is no further from dense than dense on another kernel; return what there is to say instead.
 
-    A dashed line is where the shade begins, one for each model and machine that has a floor. Where none was measured,
-    or the other kernel's videos were identical, there is nothing to shade.
+    A dashed line is where noise begins, one for each model and machine that has a floor; shaded is what is noise by all
+    of them. Where none was measured, or the other kernel's videos were identical, there is nothing to shade.
     """
-    edges, notes = list(axes.get_ylim()), []
+    values, notes = [], []
     columns = ["model", "environment", f"{quantity}_floor", f"{quantity}_floor_backend"]
     floors = table[columns].drop_duplicates()
     for model, _, value, backend in floors.itertuples(index=False, name=None):
@@ -141,15 +141,16 @@ def draw_noise_floor(axes: Axes, table: pd.DataFrame, quantity: str) -> list[str
         elif math.isinf(value):
             notes.append(f"Noise floor: none, dense on {backend} is identical{of_model}")
         else:
-            edges.append(value)
+            values.append(value)
             label = f"noise floor (dense on {backend}{of_model})"
             axes.axhline(value, color=GREY, linestyle="--", linewidth=1.0, label=label)
-    margin = 0.08 * (max(edges) - min(edges))
-    far = max(edges) + margin if higher_is_better(quantity) else min(0.0, *edges)
-    for value in floors[f"{quantity}_floor"]:
-        if math.isfinite(value):
-            axes.axhspan(value, far, color=PALE, alpha=0.6, linewidth=0, zorder=0)
-    axes.set_ylim(min(far, *edges), max(far, *edges))
+    if values:
+        edges = [*axes.get_ylim(), *values]
+        is_up = higher_is_better(quantity)
+        far = max(edges) + 0.08 * (max(edges) - min(edges)) if is_up else min(0.0, *edges)
+        near = max(values) if is_up else min(values)
+        axes.axhspan(near, far, color=PALE, alpha=0.6, linewidth=0, zorder=0)
+        axes.set_ylim(min(far, *edges), max(far, *edges))
     return list(dict.fromkeys(notes))
 
 
@@ -179,9 +180,8 @@ def _why_none(
         failed = [f"{row['runs'][0]} ({row['status']}: {row['error']})" for _, row in table.iterrows()]
         return listed_note("no run below this folder is complete", failed).rstrip(".")
     text = f"quantity={columns[0]}{place}: no run below this folder has such a number"
-    missing = [name for name in columns[1:] if table[columns[0]].notna().any() and table[name].isna().all()]
-    if missing:
-        text = f"no run below this folder has {columns[0]} and {' and '.join(missing)}"
+    if table[columns[0]].notna().any():
+        text = f"no run below this folder has both {' and '.join(columns)}{place}"
     of_it = measurements[measurements["quantity"].eq(columns[0]) & measurements["value"].notna()]
     others = sorted(set(of_it["protocol"].dropna()) - {protocol})
     if others and place:

@@ -133,7 +133,7 @@ def test_sampled_rows_stand_against_regret_and_quality_with_the_oracle_dotted(kn
     assert np.column_stack(curves(regret)["svg"]).tolist() == [[4, pytest.approx(0.02)], [16, pytest.approx(0.01)]]
     assert list(curves(quality)["svg"][1]) == [32, 35]
     dotted = [line for line in quality.lines if line.get_linestyle() == ":"]
-    assert [(line.get_label(), line.get_ydata()[0]) for line in dotted] == [("oracle_choice", 36)]
+    assert [(line.get_label(), line.get_ydata()[0]) for line in dotted] == [("oracle_choice sparsity=0.25", 36)]
 
 
 def test_the_dense_part_has_a_cell_for_each_pair_of_shares_that_was_run(knobs, tmp_path, drawn):

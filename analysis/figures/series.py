@@ -207,7 +207,9 @@ def _left_out(table: pd.DataFrame, has_all: pd.Series, columns: Sequence[str]) -
             ]
         elif row["method"] != "dense":
             lacking = next(name for name in columns if pd.isna(row[name]))
-            missing.append(f"{row['name']} ({_short_note(row, lacking)})")
+            # Of a machine's rates, or of a step, nobody asked for what a video has.
+            if row["videos"] or row[f"{lacking}_total"]:
+                missing.append(f"{row['name']} ({_short_note(row, lacking)})")
     return [listed_note("Not drawn", missing), listed_note("Means over fewer videos", partial)]
 
 

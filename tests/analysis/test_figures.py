@@ -262,6 +262,7 @@ def test_bad_folders_name_what_is_wrong_and_leave_no_plot(tmp_path, capsys, draw
     write(tmp_path / "other", "a", protocol="upstream")
     write(tmp_path / "mixed", "one", scores=(30.0, None))
     write(tmp_path / "mixed", "two", protocol="upstream", num_sampled_rows=2)
+    write(tmp_path / "mixed", "rates", "rates", scores=())
     with pytest.raises(ValueError), RunWriter(
         tmp_path / "failed", "f", model="m", method="svg", backend="flex", dense_backend="sdpa",
         config={"seed": 0}, provenance=PROVENANCE, prompts=[], seeds=[0],
@@ -281,6 +282,7 @@ def test_bad_folders_name_what_is_wrong_and_leave_no_plot(tmp_path, capsys, draw
         assert re.search(said, text), text
     assert not drawn and not (tmp_path / "out").exists()
     assert main([str(tmp_path / "mixed"), "--output", str(tmp_path / "out"), *only]) == 0
+    # Rates of the machine are of no video.
     assert "Not drawn: svg sparsity=0.25 num_sampled_rows=2 (no PSNR dB)." in texts(drawn[-1])
     assert "svg sparsity=0.25: 1 of 2 videos." in texts(drawn[-1])
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures import look
-from analysis.figures.series import drawable, higher_is_better, machine_notes
+from analysis.figures.series import DENSITY, differing, drawable, higher_is_better
 from analysis.settings import knob_text
 from analysis.summary import FORMATS
 
@@ -66,7 +66,7 @@ def quality_over_time(
         for number, (_, row) in enumerate(front.iterrows(), 1):
             at = (row["generation_s"], row[quantity])
             axes.annotate(str(number), at, (-5, 3), textcoords="offset points", ha="right", fontsize=7)
-        named.append(_named(f"Front of {place}" if len(groups) > 1 else "Front", front))
+        named.append(_named(f"Front of {place}" if len(groups) > 1 else "Front", front, rows))
         axes.set_title(place)
         axes.set_xlim(0, 1.08 * float(rows[["generation_s", "dense_generation_s"]].max(axis=None)))
         axes.margins(y=0.15)
@@ -76,7 +76,7 @@ def quality_over_time(
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
     look.add_legend(figure)
-    look.add_notes(figure, [*machine_notes(runs, table["environment"]), *named, *notes])
+    look.add_notes(figure, [*named, *notes])
     return look.save(figure, output, suffixes)
 
 
@@ -91,9 +91,13 @@ def pareto_front(rows: pd.DataFrame, seconds: str, quantity: str) -> pd.DataFram
     return ordered[best.isna() | (ordered["_good"] > best)].drop(columns="_good")
 
 
-def _named(words: str, front: pd.DataFrame) -> str:
-    """Return a sentence that names the settings on a front; what all of them share stands once, before them."""
-    facts = [{"": row["method"], **row["knobs"]} for _, row in front.iterrows()]
+def _named(words: str, front: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """Return a sentence that names the settings on a front of rows; what all share stands once, before them."""
+    own = {method: differing(group["knobs"]) | set(DENSITY) for method, group in rows.groupby("method")}
+    facts = [
+        {"": row["method"]} | {name: value for name, value in row["knobs"].items() if name in own[row["method"]]}
+        for _, row in front.iterrows()
+    ]
     shared = {name: value for name, value in facts[0].items() if all(fact.get(name) == value for fact in facts)}
     if len(facts) == 1:
         shared = {}

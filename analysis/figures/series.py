@@ -15,7 +15,7 @@ from analysis.remarks import NOT_MEASURED
 from analysis.settings import counted, environments, knob_text, machine_text
 from analysis.summary import FORMATS, QUALITY, full_labels, summary
 
-_DENSITY = ("sparsity", "density")
+DENSITY = ("sparsity", "density")
 # How far apart points of one place stand, and all of them together, as shares of density.
 _APART, _SPREAD = 0.012, 0.06
 
@@ -32,7 +32,7 @@ def drawable(
     protocol: str = "standard",
     makes: str = "experiment=sparsity",
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows of the summary that have a number in each column, and notes on the others.
+    """Return the rows of the summary that have a number in each column, and notes on their machines and the other rows.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -49,10 +49,13 @@ def drawable(
     has_all = table[list(columns)].notna().all(axis=1)
     if not has_all.any():
         raise MissingRows(_why_none(measurements, table, columns, protocol, makes))
-    return table[has_all], _left_out(table, has_all, columns)
+    return table[has_all], [
+        *machine_notes(runs, table.loc[has_all, "environment"]),
+        *_left_out(table, has_all, columns),
+    ]
 
 
-def families(table: pd.DataFrame, apart: Sequence[str] = _DENSITY) -> list[tuple[str, pd.DataFrame]]:
+def families(table: pd.DataFrame, apart: Sequence[str] = DENSITY) -> list[tuple[str, pd.DataFrame]]:
     """Return the rows that differ in nothing but the settings ``apart``, under the name that they share.
 
     The name has the settings in which rows of one model and method differ, the model if there are several, and the
@@ -60,16 +63,21 @@ def families(table: pd.DataFrame, apart: Sequence[str] = _DENSITY) -> list[tuple
     """
     names = pd.Series("", table.index)
     for _, rows in table.groupby(["model", "method"], sort=False):
-        texts = pd.DataFrame([{name: str(value) for name, value in knobs.items()} for knobs in rows["knobs"]])
-        differing = [name for name in texts if texts[name].nunique(dropna=False) > 1 and name not in apart]
+        named = differing(rows["knobs"]) - set(apart)
         for place, knobs in rows["knobs"].items():
-            text = knob_text({name: value for name, value in knobs.items() if name in differing})
+            text = knob_text({name: value for name, value in knobs.items() if name in named})
             names[place] = f"{rows['method'].iloc[0]} {text}".strip()
     if table["model"].nunique() > 1:
         names = table["model"].astype(str) + " " + names
     if table["environment"].nunique() > 1:
         names += " [" + table["environment"] + "]"
     return list(table.groupby(names, sort=False))
+
+
+def differing(knobs: pd.Series) -> set[str]:
+    """Return the names of the settings that differ among rows of a summary."""
+    texts = pd.DataFrame([{name: str(value) for name, value in one.items()} for one in knobs])
+    return {str(name) for name in texts if texts[name].nunique(dropna=False) > 1}
 
 
 def settings_of(table: pd.DataFrame, runs: pd.DataFrame, name: str) -> pd.Series:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import look
-from analysis.figures.series import MissingRows, draw_curves, drawable, families, interval_note, machine_notes
+from analysis.figures.series import MissingRows, draw_curves, drawable, families, interval_note
 from analysis.steps import step_runs
 
 # Panels: a quantity and its title.
@@ -48,11 +48,17 @@ def speedup_over_density(
     table = table[(table["method"] != "dense") | (table["psnr_db_noise"] == "noise floor")]
     if table.empty:
         raise MissingRows("no sparse run below this folder has a speed-up; python -m experiments.compare makes some")
+    twins = table["dense_backend"].unique()
+    # Where it differs among the runs of a model, it is in the name already.
+    series = [
+        (name if len(twins) == 1 or "dense_backend=" in name else f"{name} over {rows['dense_backend'].iloc[0]}", rows)
+        for name, rows in families(table)
+    ]
     shown = [name for name in _PANELS if table[name].notna().any()]
     figure = look.new_figure(look.PAGE if len(shown) > 1 else look.COLUMN, 2.3)
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, quantity in zip(panels, shown, strict=True):
-        draw_curves(axes, "density_executed", quantity, families(table), apart=None)
+        draw_curves(axes, "density_executed", quantity, series, apart=None)
         lowest = min(0.1, 0.8 * float(table["density_executed"].min()))
         ideal = np.geomspace(lowest, 1.0)
         axes.plot(ideal, 1 / ideal, color=look.GREY, linestyle="--", linewidth=1.0, label="ideal: 1 / density")
@@ -63,10 +69,9 @@ def speedup_over_density(
         axes.set_title(_PANELS[quantity].format(_whole(table, runs)))
         axes.set_xlabel("density executed (tiles of sparse calls)")
         axes.grid()
-    twins = table["dense_backend"].unique()
     panels[0].set_ylabel(f"speed-up over dense {twins[0] if len(twins) == 1 else ''}".strip())
     look.add_legend(figure)
-    look.add_notes(figure, [*machine_notes(runs, table["environment"]), *notes, interval_note(table, "speedup")])
+    look.add_notes(figure, [*notes, interval_note(table, "speedup")])
     return look.save(figure, output, suffixes)
 
 

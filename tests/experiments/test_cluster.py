@@ -69,11 +69,13 @@ def test_eight_jobs_on_two_workers_of_ray_are_made_once_each_and_load_the_model_
 @needs("submitit")
 def test_jobs_of_submitit_write_to_the_same_folder_each_in_a_process_of_its_own(watched, tmp_path, call):
     settings, file = watched
-    status, out, err = call("-m", "hydra/launcher=submitit_local", *settings, "method.sparsity=0.7,0.8")
-    assert (status, err) == (0, "") and "2 to make" in out
+    kept = [0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
+    values = ",".join(map(str, kept))
+    status, out, err = call("-m", "hydra/launcher=submitit_local", *settings, f"method.sparsity={values}")
+    assert (status, err) == (0, "") and "8 to make" in out
     table = load.runs(tmp_path / "runs")
-    assert sorted(table["config.method.sparsity"]) == [0.7, 0.8] and set(table["status"]) == {"complete"}
-    assert list(loads_by_process(file).values()) == [1, 1]
+    assert sorted(table["config.method.sparsity"]) == kept and set(table["status"]) == {"complete"}
+    assert list(loads_by_process(file).values()) == [1] * 8
 
 
 @pytest.mark.slow

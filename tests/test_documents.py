@@ -32,24 +32,25 @@ def first_column(document: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
-    """Return a copy of the project to which the files of docs/extending.md were added."""
+    """Return a copy of the project to which the files of the documents were added."""
     copy = tmp_path_factory.mktemp("extended")
-    for folder in ("svg", "conf", "tests", "experiments", "hydra_plugins"):
+    for folder in ("svg", "kernels", "conf", "tests", "experiments", "analysis", "hydra_plugins", "results"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
-    blocks = list(FILE_BLOCK.finditer((ROOT / "docs" / "extending.md").read_text(encoding="utf-8")))
+    texts = [document.read_text(encoding="utf-8") for document in DOCUMENTS]
+    blocks = [block for text in texts for block in FILE_BLOCK.finditer(text)]
     for block in blocks:
         path = copy / block["path"]
         assert path.parent.is_dir() and not path.exists(), f"{block['path']} is no new file"
         path.write_text(f"# {path.name}\n" * (path.name == "example.py") + block["text"], encoding="utf-8")
-    assert {block["path"].split("/")[1] for block in blocks if "/" in block["path"]} >= {
-        "methods", "method", "backends", "backend", "models", "quality"
+    assert {str(Path(block["path"]).parent) for block in blocks} >= {
+        "svg/methods", "conf/method", "svg/backends", "svg/models", "svg/quality", "kernels/svg_kernels", "analysis"
     }  # fmt: skip
     return copy
 
 
 def run(copy: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    environment = {**os.environ, "PYTHONPATH": f"{copy}{os.pathsep}{copy / 'kernels'}"}
     return subprocess.run([sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True)
 
 
@@ -65,13 +66,28 @@ def test_the_example_of_extending_runs_with_everything_that_was_added(extended):
 
 @pytest.mark.slow
 def test_what_extending_adds_is_covered_by_the_contract_tests_and_passes_them(extended):
-    files = ["tests/test_backends.py", "tests/methods/test_contract.py", "tests/quality/test_quality.py"]
-    done = run(
-        extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", "-k", "masked or every_nth", *files
-    )
+    files = ["test_backends.py", "methods/test_contract.py", "quality/test_quality.py", "kernels/test_kernels.py"]
+    names = "masked or every_nth or tile_means"
+    paths = [f"tests/{file}" for file in files]
+    done = run(extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", "-k", names, *paths)
     assert done.returncode == 0, done.stdout[-3000:]
     passed = int(re.search(r"(\d+) passed", done.stdout)[1])
     assert passed >= 20
+
+
+@pytest.mark.slow
+def test_the_figure_that_is_added_draws_what_was_run_and_says_what_was_not(extended):
+    done = run(
+        extended,
+        "-c",
+        "from pathlib import Path; from analysis import load; from analysis.quality_over_guidance import *; "
+        "tables = load.measurements('results/demo'), load.runs('results/demo'); "
+        "print(quality_over_guidance(*tables, Path('guidance.png')).stat().st_size); "
+        "quality_over_guidance(*tables, Path('none.png'), quantity='lpips_vgg')",
+    )
+    assert int(done.stdout) > 5000
+    assert "quantity=lpips_vgg: no run has a number for it; run experiment=guidance" in done.stderr
+    assert not (extended / "none.png").exists()
 
 
 def test_the_table_of_columns_is_the_schema():

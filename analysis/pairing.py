@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -22,6 +23,8 @@ class Setting:
     Args:
         model, method: Their names.
         label: The method and the settings that differ between its runs.
+        knobs: These settings by name.
+        environment: The letter of machine, versions and code.
         density: Kept fraction asked for; None where none was.
         conditions: What must be the same in two settings that are compared.
         floor: The noise floor of the quantity that is compared; None where it was not measured.
@@ -31,6 +34,8 @@ class Setting:
     model: str
     method: str
     label: str
+    knobs: dict[str, Any]
+    environment: str
     density: float | None
     conditions: dict[str, str]
     floor: NoiseFloor | None
@@ -53,6 +58,8 @@ def settings(measurements: pd.DataFrame, runs: pd.DataFrame, quantity: str, prot
             model=run["model"],
             method=run["method"],
             label=" ".join(filter(None, label)),
+            knobs=facts.at[ids[0], "knobs"],
+            environment=facts.at[ids[0], "environment"],
             density=requested.pop() if len(requested) == 1 else None,
             conditions=_conditions(values, run, list(ids)),
             floor=floors.of(run, quantity, protocol),

@@ -64,7 +64,8 @@ class Estimator:
         for path in list_runs(runs_dir) if Path(runs_dir).is_dir() else []:
             try:
                 record = read_run(path)
-                if record.status == "complete" and _device_of(record.provenance) == self._device:
+                # A timed step, a kernel or a plan has no video, and says nothing of one's time.
+                if record.videos and record.status == "complete" and _device_of(record.provenance) == self._device:
                     self._note(path, record)
             except RecordError:
                 continue

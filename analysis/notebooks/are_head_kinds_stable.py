@@ -1,0 +1,56 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Are the kinds of heads stable?
+#
+# A head is spatial or temporal by a choice that is made anew at every step and layer. If it hardly ever changed, it
+# could be made once, or offline.
+
+# %%
+from analysis.figures import head_atlas
+from analysis.head_stability import head_stability, layer_stability
+from analysis.notebook import newest, picture, records
+
+measurements, runs = records("results/ablation")
+
+# %% [markdown]
+# Shares of equal pairs of choices: of a step and the next one, of two prompts at one step, of two seeds (missing where
+# there is one). `chance` is what heads would reach that draw anew each time with the layer's share of temporal ones: a
+# layer whose heads are all of one kind is stable by chance alone, so the two are read side by side.
+
+# %%
+layer_stability(head_stability(measurements, runs)).query("setting.str.contains(' svg ')")
+
+# %% [markdown]
+# The same of a model that begins from an image, with text in its self-attention:
+
+# %%
+layer_stability(head_stability(*records("results/ablation_first_frames")))
+
+# %% [markdown]
+# ## The atlas
+#
+# What the heads of one run chose, layers down and heads across, mean over steps, branches and videos: 1 is always
+# temporal, 0 always spatial. The other panels are where their attention goes, in the calls that were sampled.
+
+# %%
+picture(head_atlas, measurements, newest(runs, "svg", 0.25))
+
+# %%
+measurements, runs = records("results/ablation_first_frames")
+picture(head_atlas, measurements, newest(runs, "svg", 0.25))
+
+# %% [markdown]
+# ## What these rows cannot say
+#
+# Whether a choice that is kept costs quality: `python -m experiments.compare -m experiment=cached_choice
+# prompts=ablation` keeps it for 2, 4, 8 or all steps. Whether seeds change it: `experiment=seeds`. Whether full-size
+# models behave alike: both tables take any run of theirs, and `python -m experiments.head_patterns` makes one.

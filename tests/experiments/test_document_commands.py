@@ -91,11 +91,14 @@ def smallest(command: Command, model_folder: Path) -> list[str]:
     small = {**SMALL, "model.path": str(model_folder)}
     made = dict.fromkeys(("experiments.compare", "experiments.generate", "experiments.head_patterns"), small)
     made["experiments.step_latency"] = SMALL_STEP
-    if command.module not in made or {"--help", "dry_run=true"} & set(command.arguments):
+    if command.module not in made or "--help" in command.arguments:
         return command.arguments
-    # Its dense case has no fraction to be set.
-    cases = {"case": "svg_at_25,random_at_25"} if "experiment=demo" in command.arguments else {}
-    wanted = made[command.module] | cases
+    wanted = made[command.module]
+    if "dry_run=true" in command.arguments:
+        wanted = {"model": "tiny_wan", "method.sparsity": "0.25"}
+    elif "experiment=demo" in command.arguments:
+        # Its dense case has no fraction to be set.
+        wanted = wanted | {"case": "svg_at_25,random_at_25"}
     # Two values are a sweep, too.
     shorter = [re.sub(r"^([^,\[]+,[^,\[]+),.*", r"\1", word) for word in command.arguments]
     kept = [word for word in shorter if word.partition("=")[0] not in wanted]
@@ -107,7 +110,11 @@ def run(module: str, arguments: list[str], monkeypatch) -> int:
     if module.startswith("svg_kernels"):
         # In this process Triton interprets, and compiles nothing.
         environment = {**os.environ, "TRITON_INTERPRET": "0"}
-        return subprocess.run([sys.executable, "-m", module, *arguments], env=environment).returncode
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments], env=environment, capture_output=True, text=True
+        )
+        sys.stderr.write(done.stderr)
+        return done.returncode
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     try:
         return importlib.import_module(module).main() or 0

@@ -44,7 +44,8 @@ def extended(tmp_path_factory):
         assert path.parent.is_dir() and not path.exists(), f"{block['path']} is no new file"
         path.write_text(f"# {path.name}\n" * (path.name == "example.py") + block["text"], encoding="utf-8")
     assert {str(Path(block["path"]).parent) for block in blocks} >= {
-        "svg/methods", "conf/method", "svg/backends", "svg/models", "svg/quality", "kernels/svg_kernels", "analysis"
+        "svg/methods", "conf/method", "svg/backends", "svg/models", "svg/quality", "kernels/svg_kernels",
+        "analysis/figures",
     }  # fmt: skip
     return copy
 
@@ -80,7 +81,7 @@ def test_the_figure_that_is_added_draws_what_was_run_and_says_what_was_not(exten
     done = run(
         extended,
         "-c",
-        "from pathlib import Path; from analysis import load; from analysis.quality_over_guidance import *; "
+        "from pathlib import Path; from analysis import load; from analysis.figures.quality_over_guidance import *; "
         "tables = load.measurements('results/demo'), load.runs('results/demo'); "
         "print(quality_over_guidance(*tables, Path('guidance.png')).stat().st_size); "
         "quality_over_guidance(*tables, Path('none.png'), quantity='lpips_vgg')",

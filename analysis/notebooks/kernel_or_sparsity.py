@@ -19,7 +19,8 @@
 # in turns in one process, dense attention on the backend that the table names.
 
 # %%
-from analysis.notebook import records
+from analysis.figures import speedup_over_density, step_parts
+from analysis.notebook import picture, records
 from analysis.step_factors import step_factors
 from analysis.steps import step_table
 
@@ -32,6 +33,15 @@ measurements, runs = records("results/h200")
 
 # %%
 step_factors(measurements, runs).round(3)
+
+# %% [markdown]
+# Where the seconds of each step go, dense above sparse, and the speed-ups beside what the density alone would give:
+
+# %%
+picture(step_parts, measurements, runs)
+
+# %%
+picture(speedup_over_density, measurements, runs)
 
 # %% [markdown]
 # The steps that these factors are of, with how often each was repeated:

@@ -118,8 +118,11 @@ def run(module: str, arguments: list[str], monkeypatch) -> int:
         sys.stderr.write(done.stderr)
         return done.returncode
     monkeypatch.setattr(sys, "argv", [module, *arguments])
+    program = importlib.import_module(module)
+    if hasattr(program, "__path__"):
+        program = importlib.import_module(f"{module}.__main__")
     try:
-        return importlib.import_module(module).main() or 0
+        return program.main() or 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
 

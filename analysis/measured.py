@@ -61,10 +61,11 @@ def _of_step(
         of_model = {name: text for name, text in cell.find.items() if name.partition(".")[0] == "model"}
         found = rows.find("step", of_model if is_dense else cell.find)
         plan = rows.find("plan", cell.find)[-1:]
-        tokens = rows.sample(plan[0], "seq_len") if plan else None
-        if tokens is not None:
-            # Of a model at another size, the step is another one.
-            found = [run for run in found if rows.seq_len(run) == tokens.value]
+        size = [rows.sample(run, name) for run in plan for name in ("seq_len", "num_layers")]
+        if size:
+            # Of a model at another size, or cut down to a few of its layers, the step is another one.
+            wanted = tuple(math.nan if sample is None else sample.value for sample in size)
+            found = [run for run in found if rows.size(run) == wanted]
         speeds = {run: rows.sample(run, "dense_step_s" if is_dense else "step_s") for run in found}
         for run in sorted(found, key=lambda run: math.inf if (speed := speeds[run]) is None else speed.value):
             measured = value(rows, run, cell)

@@ -44,7 +44,8 @@ class Rows:
             # A rehearsal on small shapes is no benchmark.
             "kernel": whole[(whole["model"] == "kernels") & (column(whole, "config.size") == "paper")],
         }
-        self._tokens = dict(zip(whole["run_id"], column(whole, "config.call.seq_len"), strict=True))
+        sizes = ("config.call.seq_len", "config.model.transformer.num_layers")
+        self._sizes = dict(zip(whole["run_id"], zip(*(column(whole, name) for name in sizes), strict=True), strict=True))
         has_prompts = whole["prompts"].map(lambda prompts: isinstance(prompts, list) and len(prompts) > 0).astype(bool)
         self.videos = whole[has_prompts & (whole["model"] != "kernels")]
         self.measurements = measurements[measurements["run_id"].isin(whole["run_id"])]
@@ -69,10 +70,10 @@ class Rows:
                 return Sample(float(value), int(n), _half_width(int(n), spread))
         return None
 
-    def seq_len(self, run_id: str) -> float:
-        """Return the tokens of a self-attention call of a timed step; NaN of another run."""
-        tokens = self._tokens[run_id]
-        return math.nan if tokens is None or pd.isna(tokens) else float(tokens)
+    def size(self, run_id: str) -> tuple[float, float]:
+        """Return the tokens of a self-attention call of a timed step, and its model's layers; NaN of another run."""
+        tokens, layers = (math.nan if pd.isna(number) else float(number) for number in self._sizes[run_id])
+        return tokens, layers
 
     def prompts(self, run_id: str, quantity: str) -> list[str]:
         """Return the prompts that a run has a value of."""

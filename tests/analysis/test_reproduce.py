@@ -40,16 +40,18 @@ def record(folder: Path, run_id: str, rows: list[Measurement], config: dict, pro
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Records of a plan, of timed steps with two backends, of a kernel and of two tiny videos."""
+    """Records of a plan, of timed steps with two backends and of two layers alone, of a kernel, of two tiny videos."""
     root = tmp_path_factory.mktemp("reproduce")
     counted = {"pflops_dense": 612.372, "pflops_sparse": 300.0, "num_steps": 50.0, "dense_steps": 12.0}
+    counted |= {"seq_len": 119056.0, "num_layers": 60.0}
     plan = {"forecast": {"gpu": "h200"}, "method": SVG}
     rows = [row(name, value) for name, value in counted.items()]
     record(root / "plans", "plan", rows, plan, CLEAN, backend="none", dense_backend="none")
-    for backend, sparse_s in (("slow", 30.0), ("fast", 10.0)):
-        timed = [row("dense_step_s", 20.0, 4, 0.1), row("step_s", sparse_s, 4, 0.2), row("speedup", 20 / sparse_s, 4)]
-        timed.append(row("dense_phase_s", 16.0, 4, 0.1, protocol="attention"))
-        config = {"weights": "random", "method": SVG | {"first_times_fp": 0.1}}
+    for backend, dense_s, sparse_s, layers in (("slow", 20.0, 30.0, 60), ("fast", 20.0, 10.0, 60), ("cut", 0.7, 0.1, 2)):
+        timed = [row("dense_step_s", dense_s, 4, 0.1), row("step_s", sparse_s, 4, 0.2)]
+        timed += [row("speedup", dense_s / sparse_s, 4), row("dense_phase_s", 16.0, 4, 0.1, protocol="attention")]
+        config = {"weights": "random", "method": SVG | {"first_times_fp": 0.1}, "call": {"seq_len": 119056}}
+        config |= {"model": {"transformer": {"num_layers": layers}}}
         record(root / "deep" / "rows", backend, timed, config, backend=backend)
     times = [
         row("latency_ms", value, 20, protocol=name, prompt_id=prompt)

@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 
 from svg.results import RecordError, RunRecord, read_measurements, read_run
 
+# A row for each dense backend that was tried: their mean is of nothing.
+_OF_CANDIDATES = "dense_call_ms"
 # A row for every attention call: for the record on disk, not for a table that people read.
 CALLS = ("call_density",)
 # Of a head, in [0, 1] by definition: what a histogram over heads has fixed bins for.
@@ -86,7 +88,8 @@ def tags_of(record: RunRecord, rows: pa.Table) -> list[str]:
 def means(rows: pa.Table) -> dict[str, float]:
     """Return the mean over videos of each quantity of a whole video, by ``quantity`` or ``quantity/protocol``."""
     whole = _whole_videos(rows)
-    grouped = whole.filter(pc.equal(whole["status"], "ok")).group_by(["quantity", "protocol"])
+    is_mean = pc.and_(pc.equal(whole["status"], "ok"), pc.not_equal(whole["quantity"], _OF_CANDIDATES))
+    grouped = whole.filter(is_mean).group_by(["quantity", "protocol"])
     found = grouped.aggregate([("value", "mean")]).to_pylist()
     return {_name(row["quantity"], row["protocol"]): row["value_mean"] for row in found}
 
@@ -135,7 +138,8 @@ def sweep_row(path: Path) -> list[Any]:
         return [path.name, *[None] * (len(SWEEP_COLUMNS) - 3), "damaged", str(error)]
     found = means(rows)
     whole = _whole_videos(rows)
-    is_identical = pc.and_(pc.equal(whole["quantity"], "psnr_db"), pc.equal(whole["status"], "infinite"))
+    is_psnr = pc.and_(pc.equal(whole["quantity"], "psnr_db"), pc.equal(whole["protocol"], "standard"))
+    is_identical = pc.and_(is_psnr, pc.equal(whole["status"], "infinite"))
     numbers = [found.get(name) for name in _NUMBERS.values()]
     settings = " ".join(record.overrides)
     error_text = None if record.error is None else record.error["message"]

@@ -16,7 +16,7 @@ import wandb
 
 from experiments import tracked, tracking
 from experiments.schema import TrackingConfig
-from svg.results import list_runs, read_measurements, read_run
+from svg.results import Measurement, RunWriter, list_runs, read_measurements, read_run
 from svg.video import read_preview
 from tests.fake_runs import (
     DENSE_LAYERS,
@@ -55,6 +55,20 @@ def test_means_are_over_whole_videos_only(fake_run):
     whole = frame[(frame.quantity == "psnr_db") & frame.frame.isna()]
     assert means["psnr_db/standard"] == pytest.approx(whole["value"].mean())
     assert "step_s" not in means and "head_choice" not in means
+
+
+def test_backends_that_were_tried_have_no_mean_and_an_identical_video_counts_once(tmp_path):
+    place = {"prompt_id": "a", "seed": 0}
+    names = {"model": "m", "method": "dense", "backend": "flex", "dense_backend": "sdpa"}
+    with RunWriter(tmp_path, "run", config={}, provenance={}, prompts=[], seeds=[0], **names) as run:
+        for protocol in ("standard", "upstream"):
+            same = {"value": None, "status": "infinite", "protocol": protocol}
+            run.add(Measurement(quantity="psnr_db", unit="dB", **same, **place))
+        for backend, value in (("sdpa", 1.0), ("flash3", 3.0)):
+            run.add(Measurement(quantity="dense_call_ms", unit="ms", value=value, backend=backend))
+    assert tracked.means(read_measurements(tmp_path / "run")) == {}
+    row = dict(zip(tracked.SWEEP_COLUMNS, tracked.sweep_row(tmp_path / "run"), strict=True))
+    assert row["identical_videos"] == 1
 
 
 def test_off_does_nothing(fake_run, monkeypatch):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.settings import as_text
+from analysis.settings import as_text, dense_settings
 from analysis.statistics import Estimate, Value, Values, estimate, prompt_means
 
 # From a quality to a distance, 0 for identical videos: of PSNR the root of the mean squared error, of values in [0, 1].
@@ -98,8 +98,7 @@ def mean_distance(values: Sequence[Value], quantity: str) -> float | None:
 
 def _place(run: pd.Series) -> str:
     """Return a text that is equal for runs whose dense twins, and so whose noise floors, are the same."""
-    names = [name for name in run.index if name in ("model", "dense_backend") or str(name).startswith("config.model.")]
     hardware = [name for name in _MACHINE if name in run.index]
     if "provenance.gpu.name" not in run.index or pd.isna(run["provenance.gpu.name"]):
         hardware.append("provenance.cpu.name")
-    return json.dumps([(name, as_text(run.get(name))) for name in [*names, *hardware]])
+    return json.dumps(dense_settings(run) | {name: as_text(run.get(name)) for name in hardware}, sort_keys=True)

@@ -39,7 +39,8 @@ def paired(
 ) -> pd.DataFrame:
     """Return by how much the reference method exceeds every other setting at the same kept fraction.
 
-    Settings are compared where model and sampler are the same and as many steps and layers stayed dense. Videos are
+    Settings are compared where model, sampler and dense twins are the same (dense backend, device, whether blocks were
+    compiled) and as many steps and layers stayed dense. Videos are
     paired by prompt and seed, for these have the same initial noise; the differences of a prompt are averaged over its
     seeds, whichever runs made them, so that prompts are what the interval is over (`analysis.intervals`). Videos that
     either setting lacks, or where either value is no number, are left out.

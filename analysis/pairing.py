@@ -9,11 +9,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.noise import NoiseFloor, NoiseFloors
-from analysis.settings import as_text, describe, knob_text
+from analysis.settings import dense_settings, describe, knob_text
 from analysis.statistics import Values
-
-# What of a run's settings decides the dense video, the seed apart.
-_CONDITIONS = ("model", "config.model.")
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def settings(measurements: pd.DataFrame, runs: pd.DataFrame, quantity: str, prot
 
 def _conditions(values: Values, run: pd.Series, ids: list[str]) -> dict[str, str]:
     """Return what must be the same for two settings to be compared."""
-    shared = {name: as_text(value) for name, value in run.items() if str(name).startswith(_CONDITIONS)}
+    shared = dense_settings(run)
     for name in ("dense_steps", "dense_layers"):
         shared[name] = repr(sorted({value.value or 0.0 for value in values.select(ids, name, None)}))
     return shared

@@ -14,6 +14,8 @@ _SILENT = ("runs_dir", "run_id", "store_dir", "tracking", "overwrite", "experime
 _NAMES = ("model", "method", "backend", "dense_backend")
 # Shown wherever they are set: a table of sparse attention without them says nothing.
 _ALWAYS = ("config.method.sparsity", "config.method.density")
+# What decides a dense video besides the model's settings.
+_OF_DENSE = ("model", "dense_backend", "config.compile", "config.device")
 # Hash of the code that made a run.
 _CODE = "config.code"
 # The model itself is among the settings, by its fingerprint.
@@ -88,6 +90,18 @@ def machine_text(facts: dict[str, Any]) -> str:
     if "commit" in facts:
         parts.append(f"commit {facts['commit'][:10]}" + (" with uncommitted changes" if facts.get("dirty") else ""))
     return ", ".join(parts)
+
+
+def dense_settings(run: pd.Series) -> dict[str, str]:
+    """Return what of a run decides its dense videos, prompt, seed and machine apart, as texts by name.
+
+    Args:
+        run: A row of `analysis.load.runs`.
+    """
+    named = [name for name in run.index if name in _OF_DENSE or str(name).startswith("config.model.")]
+    found = {str(name): as_text(run[name]) for name in named}
+    # Records from before there was a choice have no such column, or none of their own.
+    return found | {"config.compile": "true" if found.get("config.compile") == "true" else "false"}
 
 
 def _letters(table: pd.DataFrame) -> pd.Series:

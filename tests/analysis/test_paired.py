@@ -12,11 +12,11 @@ from svg.results import Measurement, RunWriter
 from tests.fake_runs import PROVENANCE
 
 
-def write(root, run_id, method, scores, density=0.25, seeds=(0,), dense_steps=1, **model):
+def write(root, run_id, method, scores, density=0.25, seeds=(0,), dense_steps=1, dense="sdpa", more=None, **model):
     """Write a run; scores is {prompt: PSNR per seed}, None for a video that equals its twin."""
     config = {"seed": seeds[0], "seeds": list(seeds), "model": {"name": "m", "num_inference_steps": 8, **model}}
-    config["method"] = {"name": method, "sparsity": density}
-    names = {"model": "m", "method": method, "backend": "cpu_gather", "dense_backend": "sdpa"}
+    config |= {"method": {"name": method, "sparsity": density}, **(more or {})}
+    names = {"model": "m", "method": method, "backend": "cpu_gather", "dense_backend": dense}
     facts = {"config": config, "provenance": PROVENANCE, "prompts": [], "seeds": list(seeds)}
     with RunWriter(root, run_id, **names, **facts) as run:
         for prompt, values in scores.items():
@@ -64,11 +64,28 @@ def test_prompts_without_a_number_on_both_sides_are_left_out_and_counted(tmp_pat
     assert (row.prompts, row.difference, row.unpaired) == (1, 1.0, 2)
 
 
-@pytest.mark.parametrize("other", [{"density": 0.5}, {"dense_steps": 2}, {"num_inference_steps": 20}, {"seeds": (1,)}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"density": 0.5},
+        {"dense_steps": 2},
+        {"num_inference_steps": 20},
+        {"seeds": (1,)},
+        {"dense": "math"},
+        {"more": {"compile": True}},
+        {"more": {"device": "cuda"}},
+    ],
+)
 def test_runs_under_other_conditions_are_not_compared(tmp_path, other):
     write(tmp_path, "a", "svg", {"p0": [30.0]})
     write(tmp_path, "b", "random_blocks", {"p0": [29.0]}, **other)
     assert table_of(tmp_path).empty
+
+
+def test_a_record_from_before_blocks_could_be_compiled_is_one_whose_blocks_were_not(tmp_path):
+    write(tmp_path, "a", "svg", {"p0": [30.0]})
+    write(tmp_path, "b", "random_blocks", {"p0": [29.0]}, more={"compile": False})
+    assert len(table_of(tmp_path)) == 1
 
 
 def test_the_command_prints_a_line_per_method(tmp_path, capsys):

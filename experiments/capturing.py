@@ -51,7 +51,7 @@ def run(plan: Plan) -> Path:
     jobs = [
         _Job(prompt, seed, folder / f"{prompt.prompt_id}-s{seed}") for prompt in plan.prompts for seed in config.seeds
     ]
-    todo = [job for job in jobs if config.overwrite or not _is_there(job.path)]
+    todo = [job for job in jobs if config.overwrite or not _is_there(job)]
     many = "s" if len(jobs) > 1 else ""
     print(f"{folder}: {len(jobs)} generation{many}, {len(jobs) - len(todo)} already captured", flush=True)
     if not todo:
@@ -92,17 +92,27 @@ def _settings(plan: Plan, selection: Selection) -> dict[str, Any]:
     return {name: plan.settings[name] for name in names} | {"code": code, "capture": plain(selection)}
 
 
-def _is_there(path: Path) -> bool:
-    """Return whether a capture is there and whole; a damaged one is told of, and made again."""
-    if not path.exists():
+def _is_there(job: _Job) -> bool:
+    """Return whether a capture is there and whole; a damaged one is told of, and made again.
+
+    Raises:
+        ValueError: If it is another prompt's of the same id.
+    """
+    if not job.path.exists():
         return False
     try:
-        found = read(path)
+        found = read(job.path)
         for call in found.calls:
             found.data(call)
     except RecordError as error:
         warnings.warn(f"{error}; it is made again", stacklevel=2)
         return False
+    asked = job.prompt.record()
+    if any(found.prompt.get(name) != asked.get(name) for name in ("text", "image_sha256")):
+        raise ValueError(
+            f"prompts: {job.path} holds the capture of another prompt with the id {job.prompt.prompt_id!r}; give this "
+            f"one another id, choose another captures_dir, or set overwrite=true"
+        )
     return True
 
 

@@ -26,6 +26,7 @@ SETTINGS = (
     "method",
     "backend",
     "dense_backend",
+    "compile",
     "prompts",
     "quality",
     "statistics",
@@ -33,7 +34,7 @@ SETTINGS = (
     "threads",
 )
 # The same of experiments.step_latency and experiments.video_latency alone.
-STEP_SETTINGS = ("weights", "steps", "text_tokens", "temporal_share", "whole")
+STEP_SETTINGS = ("weights", "steps", "text_tokens", "temporal_share", "whole", "gpu")
 
 
 @contextmanager

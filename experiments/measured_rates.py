@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from experiments import resuming
+from experiments import resuming, timed_products
 from experiments.forecasting import layout_of, size_of, sizes_of
 from experiments.identity import Checked, Names
 from experiments.planning import pick_device
 from experiments.schema import RatesConfig, StepConfig
-from experiments.timing_rows import clock_rows, latency_rows
+from experiments.timing_rows import clock_rows
 from svg import provenance
 from svg.code_hash import code_hash
-from svg.cost import latency
 from svg.cost.forecast import Product
 from svg.cost.gpu_clocks import GpuClocks
-from svg.cost.roofline import GIGA, TERA, Rates
-from svg.results import Measurement, RecordError, RunWriter, read_measurements
+from svg.cost.roofline import Rates
+from svg.results import RecordError, RunWriter, read_measurements
 
-REPEATS = 20
 METHOD = "rates"
 
 
@@ -63,10 +59,10 @@ def check(config: RatesConfig | StepConfig, names: Names) -> RatesPlan:
     settings = {
         "products": {product.name: [product.rows, product.inner, product.columns] for product in products},
         "dtype": model.dtype,
-        "repeats": REPEATS,
+        "repeats": timed_products.REPEATS,
         "device": device.type,
         "threads": config.threads,
-        "code": code_hash(__name__, latency.__name__),
+        "code": code_hash(timed_products.__name__),
     }
     return RatesPlan(
         config=config,
@@ -110,7 +106,7 @@ def run(plan: RatesPlan) -> Path:
     with writer:
         try:
             with GpuClocks(plan.device) as clocks:
-                rows = list(_measure(plan))
+                rows = list(timed_products.measured(plan.products, plan.dtype, plan.device))
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"{plan.device} has too little memory for the products of model={plan.names.model}; make model.height, "
@@ -140,34 +136,3 @@ def read(plan: RatesPlan) -> Rates | str:
     products = {row["protocol"]: row["value"] for row in rows if row["quantity"] == "product_tflops"}
     [copy] = [row["value"] for row in rows if row["quantity"] == "copy_gb_s"]
     return Rates(products, copy)
-
-
-def _measure(plan: RatesPlan) -> Iterator[Measurement]:
-    most = 0
-    for product in plan.products:
-        found, moved = _time_product(product, plan)
-        most = max(most, moved)
-        yield from latency_rows(product.name, found)
-        rate = product.flops / product.count / (found.median / 1000)
-        shared: dict[str, Any] = {"protocol": product.name, "n": found.repeats, "higher_is_better": True}
-        yield Measurement(quantity="product_tflops", unit="TFLOP/s", value=rate / TERA, **shared)
-    # It reads and writes as many bytes as the largest product.
-    source = torch.ones(most // 2, dtype=torch.int8, device=plan.device)
-    target = torch.empty_like(source)
-    found = latency.measure(lambda: target.copy_(source), plan.device, REPEATS)
-    yield from latency_rows("copy", found)
-    rate = 2 * source.nbytes / (found.median / 1000)
-    yield Measurement(quantity="copy_gb_s", unit="GB/s", value=rate / GIGA, n=found.repeats, higher_is_better=True)
-
-
-def _time_product(product: Product, plan: RatesPlan) -> tuple[latency.Latency, int]:
-    """Return what a product takes, and the bytes that it reads and writes.
-
-    Its numbers are unit-normal: zeros take less power, and a GPU multiplies more of them in a second.
-    """
-    generator = torch.Generator(plan.device).manual_seed(0)
-    shapes = (product.rows, product.inner), (product.inner, product.columns)
-    left, right = (torch.randn(shape, generator=generator, device=plan.device).to(plan.dtype) for shape in shapes)
-    output = left @ right
-    found = latency.measure(lambda: torch.mm(left, right, out=output), plan.device, REPEATS)
-    return found, left.nbytes + right.nbytes + output.nbytes

@@ -13,7 +13,7 @@ from PIL import Image
 
 from analysis import documents, load, report, roofline
 from analysis.roofline import PARTS, roofline_table
-from experiments import bench_kernels, measured_rates, step_planning, step_runner
+from experiments import bench_kernels, measured_rates, step_planning, step_runner, timed_products
 from experiments.forced_choice import ForcedChoice
 from experiments.identity import Names
 from experiments.one_step import build_step
@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
 def measured(call, folder, monkeypatch):
     """The rows of the smoke size of ``make bench-videos``, of rates and of the video; made once."""
     if not folder.exists():
-        monkeypatch.setattr(measured_rates, "REPEATS", 3)
+        monkeypatch.setattr(timed_products, "REPEATS", 3)
         commands = smoke_commands("bench-videos")
         assert [name for name, _ in commands] == ["rates", "video_latency"]
         for name, arguments in commands:

@@ -64,8 +64,9 @@ class Estimator:
         for path in list_runs(runs_dir) if Path(runs_dir).is_dir() else []:
             try:
                 record = read_run(path)
-                # A timed step, a kernel or a plan has no video, and says nothing of one's time.
-                if record.videos and record.status == "complete" and _device_of(record.provenance) == self._device:
+                # Plans, rates, steps and replays stand in such folders, too, and made no videos.
+                is_of_videos = record.status == "complete" and "prompts" in record.config
+                if is_of_videos and _device_of(record.provenance) == self._device:
                     self._note(path, record)
             except RecordError:
                 continue
@@ -106,7 +107,9 @@ class Estimator:
             ("dense_generation_s", seen.dense_s),
         ):
             values += rows.filter(pc.equal(rows["quantity"], quantity))["value"].drop_null().to_pylist()
-        seen.bytes += [float((path / video.sparse).stat().st_size) for video in record.videos]
+        # A record may have been kept without its videos.
+        files = [path / video.sparse for video in record.videos]
+        seen.bytes += [float(file.stat().st_size) for file in files if file.is_file()]
         self.twins |= twins_of(record.config)
 
 

@@ -128,6 +128,18 @@ def test_every_complete_run_of_a_folder_is_published_and_a_failed_one_is_not(fak
     assert sorted(sent) == sorted(("offline", name) for name, *_ in RUNS)
 
 
+def test_a_damaged_run_is_told_of_and_keeps_no_other_from_being_published(fake_run, call, monkeypatch, tmp_path):
+    sent = []
+    monkeypatch.setattr(tracking, "publish", lambda settings, path: sent.append(path.name))
+    monkeypatch.setattr(tracking, "publish_sweep", lambda settings, group, paths: None)
+    for name in ("dense", fake_run.name):
+        shutil.copytree(fake_run.parent / name, tmp_path / name)
+    (tmp_path / "dense" / "measurements.parquet").write_bytes(b"PAR1")
+    with pytest.warns(UserWarning, match="not published: .*dense/measurements.parquet is damaged"):
+        status, *_ = call(f"runs_dir={tmp_path}", command="publish")
+    assert (status, sent) == (0, [fake_run.name])
+
+
 def read_back(folder):
     """Return what wandb's own reader finds in a run's file, which is what `wandb sync` sends: by type of record."""
     program = Path(sys.executable).with_name("wandb")

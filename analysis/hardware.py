@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
+from analysis.settings import counted
 from svg.results import RecordError
 
 
@@ -13,21 +17,28 @@ def is_counted(runs: pd.DataFrame) -> pd.Series:
 
 
 def hardware(runs: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the machines that timed something, each with the ids of its complete runs, in order of the runs.
-
-    A run on a CPU is known by it and its cores, even where a GPU stood beside it.
-    """
+    """Return the machines that timed something, each with the ids of its complete runs, in order of the runs."""
     timed = runs[(runs["status"] == "complete") & ~is_counted(runs)]
     found: dict[str, list[str]] = {}
     for run in timed.to_dict("records"):
-        gpu = run.get("provenance.gpu.name")
-        if pd.isna(gpu) or run.get("config.device") == "cpu":
-            name, cores = (run.get(f"provenance.cpu.{key}") for key in ("name", "cores"))
-            words = "unknown machine" if pd.isna(name) else f"{name}" + ("" if pd.isna(cores) else f", {cores} cores")
-        else:
-            words = str(gpu)
-        found.setdefault(words, []).append(str(run["run_id"]))
+        found.setdefault(machine(run), []).append(str(run["run_id"]))
     return found
+
+
+def machine(run: Mapping[Any, Any]) -> str:
+    """Return what a run ran on: its GPU, or a CPU and its cores, even where a GPU stood beside it.
+
+    Args:
+        run: A row of `analysis.load.runs`.
+    """
+    gpu = run.get("provenance.gpu.name")
+    if not pd.isna(gpu) and run.get("config.device") != "cpu":
+        return str(gpu)
+    cpu: list[Any] = [run.get(f"provenance.cpu.{key}") for key in ("name", "cores")]
+    name, cores = cpu
+    if pd.isna(name):
+        return "unknown machine"
+    return str(name) if pd.isna(cores) else f"{name}, {counted(int(cores), 'core')}"
 
 
 def check(runs: pd.DataFrame, *, allow_mixed: bool = False, allow_dirty: bool = False) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis import load
 from analysis.figures.look import in_one_look, save
+from analysis.hardware import machine
 from analysis.steps import step_runs
 from svg.results import RecordError
 
@@ -53,7 +54,7 @@ def roofline_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFra
             row = {
                 "model": run["model"],
                 "backend": run["dense_backend"] if prefix else run["backend"],
-                "gpu": _machine(run),
+                "gpu": machine(run),
                 "kind": kind,
                 "step_s": values[run["run_id"], f"{prefix}step_s", ""],
                 "floor_s": values[*place["measured_floor_s"], ""],
@@ -140,11 +141,6 @@ def _stack(axes: object, place: float, parts: dict[str, float], alpha: float) ->
     for name, value in parts.items():
         axes.barh(place, value, 0.34, left=left, color=_COLORS[name], alpha=alpha)  # type: ignore[attr-defined]
         left += value
-
-
-def _machine(run: dict[str, object]) -> str:
-    gpu = run.get("provenance.gpu.name")
-    return str(run.get("provenance.cpu.name", "unknown machine")) if gpu is None or pd.isna(gpu) else str(gpu)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis import load
+from analysis.writer import line
 from svg.results import RecordError, list_runs
 
 CLAIMS = Path(__file__).with_name("claims.toml")
@@ -166,11 +167,11 @@ def claims_markdown(runs: pd.DataFrame, measurements: pd.DataFrame, path: Path =
     Raises:
         RecordError: If the file of claims cannot be read.
     """
-    lines = ["| what | must reach | measured | verdict | GPU | again with |", "| --- | ---: | ---: | --- | --- | --- |"]
+    headings = ["what", "must reach", "measured", "verdict", "GPU", "again with"]
+    lines = [line(headings), line(["---", "---:", "---:", "---", "---", "---"])]
     for verdict in (judge(claim, runs, measurements) for claim in read_claims(path)):
         claim = verdict.claim
         reach = f"{'≤' if claim.better == 'lower' else '≥'} {claim.target:g}"
         measured = "–" if verdict.value is None else f"{verdict.value:.3g}"
-        cells = [claim.what, reach, measured, verdict.words, verdict.gpu or "–", f"`{claim.command}`"]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(line([claim.what, reach, measured, verdict.words, verdict.gpu or "–", f"`{claim.command}`"]))
     return "\n".join(lines)

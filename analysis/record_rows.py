@@ -44,8 +44,8 @@ class Rows:
             # A rehearsal on small shapes is no benchmark.
             "kernel": whole[(whole["model"] == "kernels") & (column(whole, "config.size") == "paper")],
         }
-        sizes = ("config.call.seq_len", "config.model.transformer.num_layers")
-        self._sizes = dict(zip(whole["run_id"], zip(*(column(whole, name) for name in sizes), strict=True), strict=True))
+        tokens, layers = column(whole, "config.call.seq_len"), column(whole, "config.model.transformer.num_layers")
+        self._sizes = dict(zip(whole["run_id"], zip(tokens, layers, strict=True), strict=True))
         has_prompts = whole["prompts"].map(lambda prompts: isinstance(prompts, list) and len(prompts) > 0).astype(bool)
         self.videos = whole[has_prompts & (whole["model"] != "kernels")]
         self.measurements = measurements[measurements["run_id"].isin(whole["run_id"])]

@@ -61,6 +61,8 @@ def _load(folders: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _places(folder: Path) -> list[Path]:
     """Return the folders of runs at or below a folder."""
+    if (folder / "run.json").is_file():
+        raise RecordError(f"--runs {folder} is one run; give a folder that holds runs, such as {folder.parent}")
     found = {file.parent.parent for file in folder.rglob("run.json")}
     found = {place for place in found if not any(part.startswith(".") for part in place.relative_to(folder).parts)}
     if not found:

@@ -47,7 +47,8 @@ def folder(tmp_path_factory):
     plan = {"forecast": {"gpu": "h200"}, "method": SVG}
     rows = [row(name, value) for name, value in counted.items()]
     record(root / "plans", "plan", rows, plan, CLEAN, backend="none", dense_backend="none")
-    for backend, dense_s, sparse_s, layers in (("slow", 20.0, 30.0, 60), ("fast", 20.0, 10.0, 60), ("cut", 0.7, 0.1, 2)):
+    steps = ("slow", 20.0, 30.0, 60), ("fast", 20.0, 10.0, 60), ("cut", 0.7, 0.1, 2)
+    for backend, dense_s, sparse_s, layers in steps:
         timed = [row("dense_step_s", dense_s, 4, 0.1), row("step_s", sparse_s, 4, 0.2)]
         timed += [row("speedup", dense_s / sparse_s, 4), row("dense_phase_s", 16.0, 4, 0.1, protocol="attention")]
         config = {"weights": "random", "method": SVG | {"first_times_fp": 0.1}, "call": {"seq_len": 119056}}
@@ -167,6 +168,7 @@ def test_the_command_lists_tables_writes_one_and_says_what_is_wrong_in_one_line(
         (["svg-table9"], "TABLE is 'svg-table9'"),
         (["svg-table1", "--runs", str(tmp_path)], "holds no finished run"),
         (["svg-table1", "--runs", str(tmp_path / "no")], "holds no finished run"),
+        (["svg-table1", "--runs", str(folder / "plans" / "plan")], "is one run; give a folder that holds runs"),
     ):
         assert reproduce.main(wrong) == 2
         out, error = capsys.readouterr()

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from experiments.entry import one_line
 from experiments.identity import Names
 from experiments.schema import CaptureConfig, ReplayConfig
 from svg.captures import recorder
-from svg.captures.index import read, read_all
+from svg.captures.index import INDEX_FILE, read, read_all
 from svg.captures.recorder import Selection
 from svg.results import RecordError
 from tests.experiments.conftest import composed, planned
@@ -124,7 +125,7 @@ def test_a_capture_holds_the_chosen_calls_with_all_that_a_plan_needs(captured):
     assert 0 <= size - 3 * 2 * 18 * 12 * 4 < 400
 
 
-def test_what_is_there_is_not_captured_again_and_what_is_damaged_is(captured):
+def test_what_is_there_is_not_captured_again_and_what_is_damaged_is(small, call, captured):
     words = ["capture.steps=[0]", "capture.layers=[1]"]
     folder, _ = captured(*words)
     [capture] = read_all(folder)
@@ -139,7 +140,12 @@ def test_what_is_there_is_not_captured_again_and_what_is_damaged_is(captured):
         capture.data(capture.calls[0])
     with pytest.warns(UserWarning, match="made again"):
         captured(*words)
-    assert read(capture.path).data(capture.calls[0])
+    capture = read(capture.path)
+    assert capture.data(capture.calls[0])
+    other = replace(capture, prompt=capture.prompt | {"text": "another"})
+    (capture.path / INDEX_FILE).write_text(json.dumps(other.content()))
+    status, _, err = call(*small, f"captures_dir={folder.parent}", *words, command="capture")
+    assert status == 2 and "holds the capture of another prompt with the id" in err and err.count("\n") == 1
 
 
 SURVEY = capture_survey.Survey(3, 2, 4, {(layer, branch): 1000 for layer in (0, 1) for branch in ("cond", "uncond")})

@@ -22,10 +22,7 @@ def check_rows(measurements: pd.DataFrame, runs: pd.DataFrame, protocol: str = "
         last = runs.sort_values("created", kind="stable").iloc[-1]
         raise RecordError(f"no run is complete; {last['run_id']} is {last['status']}: {last['error.message']}")
     rows = measurements[measurements["run_id"].isin(whole)]
-    lost = rows[(rows["status"] == "ok") & ~np.isfinite(rows["value"].astype(float))]
-    if len(lost):
-        row = lost.iloc[0]
-        raise RecordError(f"run {row['run_id']} has {row['quantity']} {row['value']}; a value must be finite")
+    check_finite(rows)
     quality = rows[rows["quantity"].isin(QUALITY) & rows["frame"].isna() & rows["protocol"].notna()]
     for (run, quantity), protocols in quality.groupby(["run_id", "quantity"], sort=False)["protocol"]:
         if protocol not in set(protocols):
@@ -34,3 +31,11 @@ def check_rows(measurements: pd.DataFrame, runs: pd.DataFrame, protocol: str = "
                 f"run {run} has {quantity} in protocol {found} only, and the table is of {protocol}; leave the run "
                 f"out, measure it again, or pass --protocol {protocols.iloc[0]}"
             )
+
+
+def check_finite(measurements: pd.DataFrame) -> None:
+    """Raise ``RecordError`` naming a run that has a value which is no finite number, though it states that it is."""
+    lost = measurements[(measurements["status"] == "ok") & ~np.isfinite(measurements["value"].astype(float))]
+    if len(lost):
+        row = lost.iloc[0]
+        raise RecordError(f"run {row['run_id']} has {row['quantity']} {row['value']}; a value must be finite")

@@ -1,15 +1,14 @@
-"""The parts of the report that are plain HTML and read without scripts: facts, table, times, runs."""
+"""The parts of the report that are plain HTML and read without scripts: facts, tables, times."""
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import pandas as pd
 
+from analysis.elements import cell, descriptions, method_name, of_runs, sortable
 from analysis.remarks import remarks
 from analysis.settings import counted, environments, listed
 from analysis.statistics import Values
@@ -31,7 +30,7 @@ def facts(runs: pd.DataFrame) -> str:
         chosen = [f"{name} {value}" for name, value in versions if name in ("python", "torch", "diffusers", "cuda")]
         items.append((f"Versions{mark}", ", ".join(chosen) or "unknown"))
     items.append(("Made", _period(runs["created"].dropna())))
-    return _items(items)
+    return descriptions(items)
 
 
 def lead(runs: pd.DataFrame, table: pd.DataFrame) -> str:
@@ -47,8 +46,15 @@ def lead(runs: pd.DataFrame, table: pd.DataFrame) -> str:
     return escape(" · ".join(parts))
 
 
-def summary_table(table: pd.DataFrame, methods: Sequence[str]) -> str:
-    """Return the table of a summary, sortable by its headings."""
+def summary_table(table: pd.DataFrame, methods: Sequence[str], places: Mapping[str, int], protocol: str) -> str:
+    """Return the table of a summary, sortable by its headings.
+
+    Args:
+        table: From `analysis.summary.summary`.
+        methods: In the order of their colours.
+        places: Place of every run in the table of runs, by its id.
+        protocol: Of its qualities.
+    """
     shown = ["density_executed", *[name for name in _SPEEDS if table[name].notna().any()], *quality_columns(table)]
     several_models, several_machines = table["model"].nunique() > 1, table["environment"].nunique() > 1
     texts = ["Method", *(["Model"] if several_models else []), *(["Machine"] if several_machines else [])]
@@ -56,29 +62,25 @@ def summary_table(table: pd.DataFrame, methods: Sequence[str]) -> str:
     notes: dict[str, int] = {}
     body = []
     for _, row in table.iterrows():
-        cells = [_method(row, methods)]
-        cells += [_cell(escape(row["model"]), row["model"])] if several_models else []
-        cells += [_cell(row["environment"], row["environment"])] if several_machines else []
+        cells = [_method(row, methods, places)]
+        cells += [cell(escape(row["model"]), row["model"])] if several_models else []
+        cells += [cell(row["environment"], row["environment"])] if several_machines else []
         if row["status"] == "complete":
-            cells += [_number(row, name, table, notes) for name in shown] + [_cell(str(row["videos"]), row["videos"])]
+            cells += [_number(row, name, table, notes) for name in shown] + [cell(str(row["videos"]), row["videos"])]
         else:
             text = f"<strong>{escape(str(row['status']))}</strong> {escape(row['error'])}"
             cells.append(f'<td class="error" colspan="{len(shown) + 1}">{text}</td>')
-        body.append(f"<tr{'' if row['status'] == 'complete' else ' class=failed'}>{''.join(cells)}</tr>")
-    head = "".join(
-        f'<th scope="col" data-kind="{kind}"><button type="button">{escape(text)}</button></th>'
-        for kind, group in (("text", texts), ("number", numbers))
-        for text in group
-    )
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    grid = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+        failed = "" if row["status"] == "complete" else ' class="failed"'
+        body.append(f"<tr{failed}{of_runs(row['runs'], places)}>{''.join(cells)}</tr>")
+    listed_notes = "".join(f"<li>{escape(note)}</li>" for note in notes)
     return (
-        f'<div class="scroll" tabindex="0" role="group" aria-label="Table of all settings">{grid}</div>'
-        f'<p class="hint">{escape(_legend(table))}</p>' + (f'<ol class="notes">{items}</ol>' if notes else "")
+        sortable(f"Table of all settings, protocol {protocol}", texts, numbers, body)
+        + f'<p class="hint">{escape(_legend(table))}</p>'
+        + (f'<ol class="notes">{listed_notes}</ol>' if notes else "")
     )
 
 
-def time_bars(measurements: pd.DataFrame, table: pd.DataFrame) -> str:
+def time_bars(measurements: pd.DataFrame, table: pd.DataFrame, places: Mapping[str, int]) -> str:
     """Return a bar a setting: mean seconds of one generation by phase, and a mark where its dense twin ended."""
     values, named = Values(measurements), table.assign(label=full_labels(table))
     rows = [(row, _times(values, row["runs"])) for _, row in named.iterrows() if row["status"] == "complete"]
@@ -98,42 +100,13 @@ def time_bars(measurements: pd.DataFrame, table: pd.DataFrame) -> str:
         mark = f'<b style="left:{100 * twin / longest:.3f}%" data-tip="dense twin: {twin:.2f} s"></b>' if twin else ""
         said = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in phases.items())
         bars.append(
-            f'<li><span class="name">{escape(row["label"])}</span>'
+            f'<li{of_runs(row["runs"], places)}><span class="name">{escape(row["label"])}</span>'
             f'<span class="bar" role="img" aria-label="{escape(said)}; dense twin {twin:.2f} s">{parts}{mark}</span>'
             f'<span class="seconds">{sum(phases.values()):.2f} s</span></li>'
         )
     legend = "".join(f'<li class="phase-{_phase(name)}">{escape(name)}</li>' for name in names)
     hint = "Mean seconds of one generation, warm-up and compilation apart. The mark is the dense twin's time."
     return f'<p class="hint">{hint}</p><ul class="legend phases">{legend}</ul><ol class="bars">{"".join(bars)}</ol>'
-
-
-def run_details(runs: pd.DataFrame, labels: dict[str, str]) -> str:
-    """Return every run as an element to unfold: its command, its configuration, where it ran."""
-    parts = []
-    for _, run in runs.sort_values("created", kind="stable").iterrows():
-        config, provenance = _nested(run, "config."), _nested(run, "provenance.")
-        overrides = run["overrides"] if isinstance(run["overrides"], list) else []
-        facts_of = {
-            "run": run["run_id"],
-            "status": run["status"],
-            "error": run["error.message"],
-            "made": run["created"],
-            "backend": run["backend"],
-            "dense backend": run["dense_backend"],
-            "configuration": run.get("config_hash"),
-            "folder": run["path"],
-        }
-        items = _items((name, str(value)) for name, value in facts_of.items() if not pd.isna(value))
-        blocks = [("Overrides", shlex.join(overrides)), ("Command of the process", provenance.pop("command", ""))]
-        blocks += [("Configuration", _json(config)), ("Provenance", _json(provenance))]
-        text = "".join(f"<h4>{name}</h4><pre tabindex=0>{escape(block)}</pre>" for name, block in blocks if block)
-        flag = "" if run["status"] == "complete" else f" <strong>{escape(run['status'])}</strong>"
-        label = escape(labels.get(run["run_id"], run["run_id"]))
-        parts.append(
-            f"<details><summary>{label} <code>{escape(run['run_id'])}</code>{flag}</summary>"
-            f'<dl class="facts">{items}</dl>{text}</details>'
-        )
-    return "".join(parts)
 
 
 def links(sections: Iterable[tuple[str, str]]) -> str:
@@ -147,10 +120,6 @@ def left_out_text(names: Sequence[str], max_mb: float) -> str:
         return ""
     some = "; ".join(names[:6]) + ("; …" if len(names) > 6 else "")
     return escape(f" {counted(len(names), 'pair')} of videos left out to keep this file below {max_mb:g} MB: {some}.")
-
-
-def _items(items: Iterable[tuple[str, str]]) -> str:
-    return "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in items)
 
 
 def _machine(facts_of: dict[str, Any]) -> str:
@@ -183,20 +152,10 @@ def _heading(table: pd.DataFrame, name: str) -> str:
     return f"{text} vs {twins[0]}" if name == "speedup" and len(twins) == 1 else text
 
 
-def _cell(text: str, value: Any, tip: str = "") -> str:
-    shown = "" if value is None or pd.isna(value) else escape(str(value))
-    return f'<td data-value="{shown}"{_tip(tip)}>{text}</td>'
-
-
-def _tip(text: str) -> str:
-    return f' tabindex="0" data-tip="{escape(text)}"' if text else ""
-
-
-def _method(row: pd.Series, methods: Sequence[str]) -> str:
+def _method(row: pd.Series, methods: Sequence[str], places: Mapping[str, int]) -> str:
     texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in row["knobs"].items()}
     knobs = "".join(f'<span class="knob">{escape(name)} <b>{escape(text)}</b></span>' for name, text in texts.items())
-    color = f"--swatch:var(--method-{list(methods).index(row['method']) % 10})" if row["method"] in methods else ""
-    name = f'<span class="method" style="{color}">{escape(str(row["method"]))}</span>'
+    name = method_name(str(row["method"]), methods, places[row["runs"][0]])
     return f'<th scope="row" data-value="{escape(row["label"])}">{name}{knobs}</th>'
 
 
@@ -204,10 +163,10 @@ def _number(row: pd.Series, name: str, table: pd.DataFrame, notes: dict[str, int
     note, value, template = row[f"{name}_note"], row[name], FORMATS[name][1]
     if pd.isna(value):
         if not note:
-            return _cell("–", None)
+            return cell("–", None)
         if row[f"{name}_infinite"] == row[f"{name}_total"]:
-            return _cell("∞", "1e999", f"identical to the dense video, {counted(row[f'{name}_total'], 'time')}")
-        return _cell(f'<span class="none">n/a{_footnote(name, note, notes)}</span>', None)
+            return cell("∞", "1e999", f"identical to the dense video, {counted(row[f'{name}_total'], 'time')}")
+        return cell(f'<span class="none">n/a{_footnote(name, note, notes)}</span>', None)
     words = [text for text in (note, row.get(f"{name}_noise")) if text]
     text = escape(template.format(value)) + "".join(_footnote(name, one, notes) for one in words)
     if interval := interval_text(row, name):
@@ -218,7 +177,7 @@ def _number(row: pd.Series, name: str, table: pd.DataFrame, notes: dict[str, int
     tip = f"mean of {counted(row[f'{name}_n'], 'video')}, from {low} to {high}"
     if name == "density_executed" and not pd.isna(row["density_executed_token"]):
         tip += f"; by token {row['density_executed_token']:.3f}, overall {row['density_overall']:.3f}"
-    return _cell(text, f"{value:.10g}", tip)
+    return cell(text, f"{value:.10g}", tip)
 
 
 def _footnote(name: str, note: str, notes: dict[str, int]) -> str:
@@ -247,17 +206,3 @@ def _times(values: Values, runs: Sequence[str]) -> dict[str, float]:
 
 def _phase(name: str) -> int:
     return PHASES.index(name) if name in PHASES else len(PHASES)
-
-
-def _nested(run: pd.Series, prefix: str) -> dict[str, Any]:
-    values = {name.removeprefix(prefix): value for name, value in run.items() if str(name).startswith(prefix)}
-    return {name: value for name, value in values.items() if isinstance(value, list) or not pd.isna(value)}
-
-
-def _json(values: dict[str, Any]) -> str:
-    texts = {name: json.dumps(value, default=_plain, ensure_ascii=False) for name, value in values.items()}
-    return "\n".join(f"{name}: {text}" for name, text in texts.items())
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else str(value)

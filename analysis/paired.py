@@ -61,6 +61,13 @@ def paired(
         mean distances from dense differ by less than these dense videos do; missing without a floor) and ``unpaired``
         (prompts left out).
     """
+    return paired_runs(measurements, runs, quantity, reference, protocol)[COLUMNS]
+
+
+def paired_runs(
+    measurements: pd.DataFrame, runs: pd.DataFrame, quantity: str, reference: str, protocol: str
+) -> pd.DataFrame:
+    """Return the columns of `paired` and, of both settings, the ids of their runs: ``own_runs`` and ``other_runs``."""
     found = list(settings(measurements, runs, quantity, protocol))
     rows = [
         _row(ours, other, quantity)
@@ -71,7 +78,8 @@ def paired(
         and (other.density, other.conditions) == (ours.density, ours.conditions)
         and ours.videos.keys() & other.videos.keys()
     ]
-    table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_NUMBERS, float) | {"within_noise": "boolean"})
+    columns = [*COLUMNS, "own_runs", "other_runs"]
+    table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(_NUMBERS, float) | {"within_noise": "boolean"})
     return table.sort_values(["model", "density", "difference"], ignore_index=True)
 
 
@@ -122,6 +130,8 @@ def _row(ours: Setting, other: Setting, quantity: str) -> dict[str, Any]:
         "floor_backend": None if floor is None else floor.backend,
         "within_noise": is_within,
         "unpaired": len(prompts) - len(differences),
+        "own_runs": ours.runs,
+        "other_runs": other.runs,
     }
 
 

@@ -18,6 +18,7 @@ class Setting:
     """The runs that differ in nothing but their seeds.
 
     Args:
+        runs: Their ids.
         model, method: Their names.
         label: The method and the settings that differ between its runs.
         knobs: These settings by name.
@@ -28,6 +29,7 @@ class Setting:
         videos: That quantity by prompt and seed; None where it is no number.
     """
 
+    runs: tuple[str, ...]
     model: str
     method: str
     label: str
@@ -52,6 +54,7 @@ def settings(measurements: pd.DataFrame, runs: pd.DataFrame, quantity: str, prot
         letter = "" if letters is None else f"[{letters[ids[0]]}]"
         label = [run["method"], knob_text(facts.at[ids[0], "knobs"]), letter]
         yield Setting(
+            runs=tuple(ids),
             model=run["model"],
             method=run["method"],
             label=" ".join(filter(None, label)),

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.again import again
+from analysis.filters import filters
 from analysis.remarks import NOT_MEASURED, floor_number
 from analysis.settings import describe, knob_text
 from analysis.statistics import Values
@@ -37,13 +39,14 @@ def payload(measurements: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
     """
     facts, values = describe(runs), Values(measurements)
     table = runs[runs["status"] == "complete"].set_index("run_id", drop=False)
-    protocols = _protocols(measurements)
-    tables = [summary(measurements, runs, protocol=name, pooled=False) for name in protocols]
+    found = protocols(measurements)
+    tables = [summary(measurements, runs, protocol=name, pooled=False) for name in found]
     for rows in tables:
         rows["label"] = full_labels(rows)
-    by_run = {name: rows.set_index(rows["runs"].str[0]) for name, rows in zip(protocols, tables, strict=True)}
+    by_run = {name: rows.set_index(rows["runs"].str[0]) for name, rows in zip(found, tables, strict=True)}
     metrics = _metrics(by_run, measurements)
     details = dict(list(measurements[measurements[["frame", "head"]].notna().any(axis=1)].groupby("run_id")))
+    places = {run_id: place for place, run_id in enumerate(runs["run_id"])}
     entries = []
     for run_id in tables[0]["runs"].str[0]:
         if run_id not in table.index:
@@ -51,7 +54,8 @@ def payload(measurements: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
         run, own = table.loc[run_id], details.get(run_id)
         rows = {name: table_of.loc[run_id] for name, table_of in by_run.items()}
         entry = _run(run, facts.loc[run_id], rows, metrics)
-        entries.append(entry | {"videos": _clips(run, values, own, protocols[0]), "heads": _heads(own, entry["steps"])})
+        entry |= {"place": places[run_id], "command": again(run)}
+        entries.append(entry | {"videos": _clips(run, values, own, found[0]), "heads": _heads(own, entry["steps"])})
     return {
         "quality": [metric for metric in metrics if metric["quantity"] in QUALITY],
         "speed": [metric for metric in metrics if metric["quantity"] not in QUALITY],
@@ -62,13 +66,15 @@ def payload(measurements: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
         ],
         "methods": list(dict.fromkeys(tables[0]["method"])),
         "noFloor": NOT_MEASURED,
+        "filters": filters(runs, facts),
         "prompts": {prompt["prompt_id"]: prompt["text"] for listed in table["prompts"] for prompt in listed},
         "runs": entries,
         "videos": {},
     }
 
 
-def _protocols(measurements: pd.DataFrame) -> list[str]:
+def protocols(measurements: pd.DataFrame) -> list[str]:
+    """Return the protocols in which quality was measured, the standard one first; that one alone where none was."""
     found = measurements.loc[measurements["quantity"].isin(QUALITY), "protocol"].dropna().unique()
     return sorted(found, key=lambda name: (name != "standard", name)) or ["standard"]
 

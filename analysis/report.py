@@ -8,6 +8,8 @@ The last line printed is the path of the report.
 from __future__ import annotations
 
 import argparse
+import base64
+import hashlib
 import json
 import os
 import re
@@ -19,18 +21,22 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import load, markup
+from analysis.checks import check_finite
 from analysis.files import write_whole
-from analysis.payload import embed, payload
+from analysis.paired_markup import paired_table
+from analysis.payload import embed, payload, protocols
+from analysis.run_markup import run_details
 from analysis.settings import listed
-from analysis.summary import full_labels, summary
+from analysis.summary import full_labels, quality_columns, summary
 from analysis.table import print_summary
 from svg.results import RecordError
 
-_SCRIPTS = ("common.js", "player.js", "charts.js", "heads.js")
+_SCRIPTS = ("common.js", "filters.js", "player.js", "charts.js", "chosen.js", "heads.js")
 _SECTIONS = {
     "table": "Table",
+    "paired": "Differences",
+    "charts": "Charts",
     "videos": "Videos",
-    "charts": "Quality and speed",
     "heads": "Heads",
     "time": "Time",
     "runs": "Runs",
@@ -45,8 +51,12 @@ def render(measurements: pd.DataFrame, runs: pd.DataFrame, max_mb: float = 25) -
         runs: From `analysis.load.runs`.
         max_mb: The file's size in megabytes; videos that would exceed it are left out, and named.
     """
-    table = summary(measurements, runs)
+    places = {run_id: place for place, run_id in enumerate(runs["run_id"])}
     content = payload(measurements, runs)
+    methods, found = content["methods"], protocols(measurements)
+    tables = {name: summary(measurements, runs, protocol=name) for name in found}
+    table = tables[found[0]]
+    scripts = "\n".join(_template(name) for name in _SCRIPTS)
     parts = {
         "title": f"{listed(runs['model'].dropna())}: sparse against dense",
         "heading": f"{listed(runs['model'].dropna())}, sparse against dense",
@@ -55,14 +65,19 @@ def render(measurements: pd.DataFrame, runs: pd.DataFrame, max_mb: float = 25) -
         "lead": markup.lead(runs, table),
         "facts": markup.facts(runs),
         "nav": markup.links(_SECTIONS.items()),
-        "table": markup.summary_table(table, content["methods"]),
-        "time": markup.time_bars(measurements, table),
-        "runs": markup.run_details(
-            runs, {run: label for label, ids in zip(full_labels(table), table["runs"], strict=True) for run in ids}
+        "table": "".join(
+            (f"<h3>Protocol {escape(name)}</h3>" if len(found) > 1 else "")
+            + markup.summary_table(rows, methods, places, name)
+            for name, rows in tables.items()
         ),
+        "paired": paired_table(measurements, runs, quality_columns(table), found[0], methods, places),
+        "time": markup.time_bars(measurements, table, places),
+        "runs": run_details(runs, _labels(table), places),
         "footer": "Made by analysis.report from the records beside it.",
         "css": _template("report.css"),
-        "js": "\n".join(_template(name) for name in _SCRIPTS),
+        "js": scripts,
+        # A script that is not ours does not run, wherever it might have come from.
+        "js_hash": base64.b64encode(hashlib.sha256(scripts.encode()).digest()).decode(),
     }
     rest = sum(len(text.encode()) for text in (*parts.values(), _script_json(content)))
     folders = dict(zip(runs["run_id"], runs["path"], strict=True))
@@ -85,7 +100,8 @@ def write_report(runs_dir: str | Path, output: str | Path | None = None, max_mb:
         The path of the report.
 
     Raises:
-        RecordError: If there is no run, a run is damaged, or the report cannot be written.
+        RecordError: If there is no run, a run is damaged or has a value that is no finite number, or the report cannot
+            be written.
     """
     runs = load.runs(runs_dir)
     # What a machine reaches stands beside the runs that it is the floor of, and is the run of no method.
@@ -97,6 +113,7 @@ def write_report(runs_dir: str | Path, output: str | Path | None = None, max_mb:
         raise RecordError(f"{damaged['error.message'].iloc[0]}; delete {damaged['path'].iloc[0]} or make the run again")
     measurements = load.measurements(runs_dir)
     measurements = measurements[measurements["run_id"].isin(runs["run_id"])]
+    check_finite(measurements)
     target = Path(output) if output is not None else Path(runs_dir) / "report.html"
     try:
         write_whole(target, render(measurements, runs, max_mb))
@@ -104,6 +121,11 @@ def write_report(runs_dir: str | Path, output: str | Path | None = None, max_mb:
         raise RecordError(f"--output {target} cannot be written: {error.strerror}") from error
     print_summary(summary(measurements, runs), runs)
     return target
+
+
+def _labels(table: pd.DataFrame) -> dict[str, str]:
+    """What every run is called in a summary, by its id."""
+    return {run: label for label, ids in zip(full_labels(table), table["runs"], strict=True) for run in ids}
 
 
 def _template(name: str) -> str:

@@ -1,5 +1,10 @@
 // Draws quality and speed-up over density: every run a dot, an interval where there is one, identical videos on top, and
 // below a quality's chart what its noise floor is.
+const estimateText = (estimate, metric) => {
+  if (estimate.mean == null) return estimate.infinite ? "∞, identical" : "n/a";
+  const ends = estimate.low == null ? "" : ` [${number(estimate.low, metric.digits)}, ${number(estimate.high, metric.digits)}]`;
+  return `${number(estimate.mean, metric.digits)}${ends}${estimate.noise ? `, ${estimate.noise}` : ""}`;
+};
 const colorOf = (run) => `var(--method-${data.methods.indexOf(run.method) % 10})`;
 
 function ticks(low, high, count) {
@@ -22,7 +27,7 @@ function scaleOf(values, isLog, from, to) {
 
 function drawChart(box, metric, options) {
   const width = Math.max(280, box.clientWidth), height = Math.round(Math.min(380, Math.max(260, width * 0.62)));
-  const dots = data.runs
+  const dots = shownRuns()
     .map((run) => ({ run, x: run.density[options.density], estimate: run.values[metric.key] }))
     .filter((dot) => dot.x != null && dot.estimate);
   const known = dots.filter((dot) => dot.estimate.mean != null);
@@ -30,7 +35,7 @@ function drawChart(box, metric, options) {
   const silent = dots.filter((dot) => dot.estimate.mean == null && !dot.estimate.infinite);
   const title = element("h3", {}, metric.name, element("small", {}, metric.isHigherBetter ? " higher is better" : " lower is better"));
   if (!known.length && !infinite.length) {
-    return box.replaceChildren(title, element("p", { class: "empty" }, silent[0]?.estimate.note || "Nothing was measured."));
+    return box.replaceChildren(title, element("p", { class: "empty" }, silent[0]?.estimate.note || (data.runs.length && !shownRuns().length ? "No run is left to show." : "Nothing was measured.")));
   }
   const frame = { left: 52, right: width - 12, top: infinite.length ? 40 : 14, bottom: height - 42 };
   const floors = metric.versus ? [] : [...new Map(dots.filter((dot) => dot.estimate.floor).map((dot) => [dot.estimate.floor.text, dot.estimate.floor])).values()];
@@ -69,17 +74,22 @@ function drawChart(box, metric, options) {
 }
 
 function drawDot({ run, x, at, estimate }, metric, y) {
-  const value = estimate.mean == null ? "∞, identical" : `${number(estimate.mean, metric.digits)}${estimate.low == null ? "" : ` [${number(estimate.low, metric.digits)}, ${number(estimate.high, metric.digits)}]`}${estimate.noise ? `, ${estimate.noise}` : ""}`;
-  const text = `${run.name}\n${metric.name} ${value} (${estimate.total} video${estimate.total === 1 ? "" : "s"})\ndensity ${number(x, 3)}${metric.versus ? `\nagainst dense ${run.denseBackend}` : ""}`;
+  const text = `${run.name}\n${metric.name} ${estimateText(estimate, metric)} (${estimate.total} video${estimate.total === 1 ? "" : "s"})\ndensity ${number(x, 3)}${metric.versus ? `\nagainst dense ${run.denseBackend}` : ""}`;
   const group = element("g", { class: "dot", tabindex: 0, role: "button", "aria-label": text.replaceAll("\n", ", "), "data-tip": text, "data-run": run.id, style: `color:${colorOf(run)}` });
   if (estimate.low != null && estimate.mean != null) {
     group.append(element("line", { x1: at[0], x2: at[0], y1: y.place(estimate.low), y2: y.place(estimate.high) }));
   }
   group.append(element("circle", { class: "target", cx: at[0], cy: at[1], r: 12 }), element("circle", { cx: at[0], cy: at[1], r: 5.5 }));
-  const choose = () => { chooseRun(run.id); $("videos").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" }); };
-  group.addEventListener("click", choose);
-  group.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(); } });
+  group.addEventListener("click", () => choose(run));
+  group.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(run); } });
   return group;
+}
+
+let chosenId = null;
+
+function markChosen(id) {
+  chosenId = id;
+  for (const dot of document.querySelectorAll(".dot")) dot.classList.toggle("chosen", dot.dataset.run === id);
 }
 
 function drawCharts() {
@@ -91,6 +101,17 @@ function drawCharts() {
     $(box).hidden = !metric;
     if (metric) drawChart($(box), metric, options);
   }
+  markChosen(chosenId);
+  drawLegend();
+}
+
+function drawLegend() {
+  const runs = shownRuns();
+  $("legend").replaceChildren(...data.methods.filter((method) => runs.some((run) => run.method === method)).map((method) => {
+    const item = element("li", {}, method);
+    item.style.setProperty("--swatch", colorOf({ method }));
+    return item;
+  }));
 }
 
 for (const [id, list] of [["quality", data.quality], ["speedup", data.speed], ["density", data.densities]]) {
@@ -99,10 +120,6 @@ for (const [id, list] of [["quality", data.quality], ["speedup", data.speed], ["
   $(id).addEventListener("change", drawCharts);
 }
 $("scale").addEventListener("change", drawCharts);
-$("legend").replaceChildren(...data.methods.filter((method) => data.runs.some((run) => run.method === method)).map((method) => {
-  const item = element("li", {}, method);
-  item.style.setProperty("--swatch", colorOf({ method }));
-  return item;
-}));
 drawCharts();
 onNewWidth($("charts"), drawCharts);
+onFilter(drawCharts);

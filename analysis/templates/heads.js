@@ -113,15 +113,26 @@ function loadHeads() {
   tellLayer(layer, heads.step);
 }
 
-const withHeads = data.runs.filter((run) => run.heads);
-if (withHeads.length) {
-  fillSelect($("heads-run"), withHeads.map((run) => [run.id, run.name]), withHeads.find((run) => run.heads.margin)?.id);
+// The run that was shown stays where the filters leave it; else one with margins comes first.
+function listHeads(chosen) {
+  const runs = shownRuns().filter((run) => run.heads);
+  const kept = runs.find((run) => run.id === chosen) ?? runs.find((run) => run.heads.margin) ?? runs[0];
+  $("no-heads").hidden = Boolean(kept);
+  for (const part of $("heads").querySelectorAll(".hint, .controls, .maps, .ramp, .readout")) part.hidden = !kept;
+  fillSelect($("heads-run"), runs.map((run) => [run.id, run.name]), kept?.id);
+  if (kept && kept !== heads.run) loadHeads();
+}
+
+function chooseHeads(id) {
+  $("heads-run").value = id;
+  loadHeads();
+}
+
+if (data.runs.some((run) => run.heads)) {
   $("heads-run").addEventListener("change", loadHeads);
   for (const id of ["branch", "heads-kind"]) $(id).addEventListener("change", drawHeads);
   $("step").addEventListener("input", () => setStep(Number($("step").value)));
-  loadHeads();
-  onNewWidth($("heads"), drawHeads);
-} else {
-  $("heads").querySelectorAll(".controls, .maps, .ramp, .readout").forEach((part) => part.remove());
-  $("heads").append(element("p", { class: "empty" }, "No run recorded choices of heads."));
-}
+  listHeads();
+  onFilter(() => listHeads($("heads-run").value));
+  onNewWidth($("heads"), () => heads.run && drawHeads());
+} else listHeads();

@@ -17,10 +17,15 @@ const currentRun = () => runById.get($("run").value);
 const lastFrame = () => player.clip.frames - 1;
 const hasBoth = () => dense.readyState > 1 && sparse.readyState > 1;
 
+const placeShown = () => JSON.stringify([$("clip").value, $("run").value]);
+
 function load() {
+  player.shown = placeShown();
   const run = currentRun(), clip = run?.videos.find((video) => clipKey(video) === $("clip").value);
   pause();
   player.clip = clip ?? null;
+  $("no-videos").hidden = Boolean(clip);
+  for (const part of $("videos").querySelectorAll(".prompt, .players, .transport, .readout")) part.hidden = !clip;
   if (!clip) return;
   $("prompt").textContent = data.prompts[clip.prompt] ?? clip.prompt;
   $("dense-name").textContent = run.denseBackend;
@@ -162,22 +167,22 @@ function drawFrameQuality(clip) {
 }
 
 function listClips() {
-  const clips = new Map(data.runs.flatMap((run) => run.videos.map((clip) => [clipKey(clip), clip])));
+  const clips = new Map(shownRuns().flatMap((run) => run.videos.map((clip) => [clipKey(clip), clip])));
   const several = new Set([...clips.values()].map((clip) => clip.seed)).size > 1;
   const name = (clip) => `${data.prompts[clip.prompt] ?? clip.prompt}${several ? ` (seed ${clip.seed})` : ""}`;
-  fillSelect($("clip"), [...clips].map(([key, clip]) => [key, name(clip)]));
+  fillSelect($("clip"), [...clips].map(([key, clip]) => [key, name(clip)]), $("clip").value);
 }
 
 function listRuns(chosen) {
-  const runs = data.runs.filter((run) => run.videos.some((clip) => clipKey(clip) === $("clip").value));
+  const runs = shownRuns().filter((run) => run.videos.some((clip) => clipKey(clip) === $("clip").value));
   const first = runs.find((run) => run.heads?.margin) ?? runs.find((run) => run.method !== "dense") ?? runs[0];
   fillSelect($("run"), runs.map((run) => [run.id, run.name]), runs.some((run) => run.id === chosen) ? chosen : first?.id);
-  load();
+  if (player.shown !== placeShown()) load();
 }
 
 function chooseRun(id) {
   const run = runById.get(id);
-  if (run.videos.length && !run.videos.some((clip) => clipKey(clip) === $("clip").value)) $("clip").value = clipKey(run.videos[0]);
+  if (!run.videos.some((clip) => clipKey(clip) === $("clip").value)) $("clip").value = clipKey(run.videos[0]);
   listRuns(id);
 }
 
@@ -197,6 +202,11 @@ if (data.runs.some((run) => run.videos.length)) {
   showGain();
   listClips();
   listRuns();
+  onFilter(() => {
+    listClips();
+    listRuns($("run").value);
+  });
 } else {
-  $("videos").querySelectorAll(".controls, .players, .transport, .readout").forEach((part) => part.remove());
+  $("no-videos").hidden = false;
+  $("videos").querySelectorAll(".controls, .players, .transport, .readout, .hint").forEach((part) => part.remove());
 }

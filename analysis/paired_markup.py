@@ -1,0 +1,91 @@
+"""The report's table of paired differences: one method beside the others on the same videos, in every quality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from analysis.elements import cell, method_name, of_runs, sortable
+from analysis.paired import difference_texts, paired_remarks, paired_runs
+from analysis.remarks import floor_number, form
+from analysis.settings import counted
+
+# A sweep has as many pairs as it likes; these are read.
+_MOST = 400
+
+
+def paired_table(
+    measurements: pd.DataFrame,
+    runs: pd.DataFrame,
+    qualities: Sequence[str],
+    protocol: str,
+    methods: Sequence[str],
+    places: Mapping[str, int],
+) -> str:
+    """Return by how much a method exceeds the others, with intervals, what was detectable, and the noise floor.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+        qualities: Which quantities; differences have their units.
+        protocol: Of the qualities.
+        methods: In the order of their colours.
+        places: Place of every run in ``runs``, by its id.
+    """
+    reference = _reference(methods)
+    tables = {
+        name: table
+        for name in (qualities if reference else ())
+        if (table := paired_runs(measurements, runs, name, reference, protocol))["prompts"].gt(0).any()
+    }
+    if not tables:
+        return '<p class="empty">No two methods kept the same fraction on the same videos, so none can be paired.</p>'
+    several = len({model for table in tables.values() for model in table["model"]}) > 1
+    texts = ["Quality", *(["Model"] if several else []), "Other method"]
+    numbers = ["Density", f"{reference} minus it", "Low, 95 %", "High, 95 %", "Detectable", "Noise floor", "Prompts"]
+    rows = [
+        _row(row, name, several, methods, places)
+        for name, table in tables.items()
+        for row in table[table["prompts"] > 0].itertuples()
+    ]
+    more = f" {counted(len(rows) - _MOST, 'line')} more: python -m analysis.tables --table paired."
+    hint = (
+        f"{reference} minus the other method at the same requested density, paired by prompt and seed, mean over "
+        "prompts with its 95 % interval. An interval that holds 0 shows no difference."
+    ) + (more if len(rows) > _MOST else "")
+    notes = dict.fromkeys(text for name, table in tables.items() for text in paired_remarks(table, name))
+    return (
+        sortable("Table of paired differences", texts, numbers, rows[:_MOST])
+        + f'<p class="hint">{escape(hint)}</p>'
+        + f'<ul class="notes">{"".join(f"<li>{escape(text)}</li>" for text in notes)}</ul>'
+    )
+
+
+def _reference(methods: Sequence[str]) -> str:
+    """The method that the others are compared with: ours, else the first that is sparse; empty where none is."""
+    sparse = [method for method in methods if method != "dense"]
+    return "svg" if "svg" in sparse else next(iter(sparse), "")
+
+
+def _row(row: Any, quantity: str, several: bool, methods: Sequence[str], places: Mapping[str, int]) -> str:
+    name, template = form(quantity, is_signed=True)
+    difference, _, least = difference_texts(row, quantity)
+    ends = ["–" if pd.isna(end) else template.format(end) for end in (row.low, row.high)]
+    floor = "–" if pd.isna(row.floor) else floor_number(quantity, row.floor)
+    tip = f"{counted(row.videos, 'video')}; {counted(row.unpaired, 'prompt')} left out for want of a pair"
+    method, _, knobs = row.other.partition(" ")
+    cells = [
+        f'<th scope="row" data-value="{escape(name)}">{escape(name)}</th>',
+        *([cell(escape(row.model), row.model)] if several else []),
+        f'<td class="name" data-value="{escape(row.other)}">{method_name(method, methods)} {escape(knobs)}</td>',
+        cell(f"{row.density:g}", row.density),
+        cell(escape(difference), row.difference, tip),
+        *(cell(text, end) for text, end in zip(ends, (row.low, row.high), strict=True)),
+        cell(least, row.detectable),
+        cell(floor, None if pd.isna(row.floor) else row.floor),
+        cell(str(row.prompts), row.prompts),
+    ]
+    return f"<tr{of_runs([*row.other_runs], places)}>{''.join(cells)}</tr>"

@@ -44,7 +44,7 @@ def paired_table(
     if not tables:
         return '<p class="empty">No two methods kept the same fraction on the same videos, so none can be paired.</p>'
     several = len({model for table in tables.values() for model in table["model"]}) > 1
-    texts = ["Quality", *(["Model"] if several else []), "Other method"]
+    texts = ["Other method", *(["Model"] if several else []), "Quality"]
     numbers = ["Density", f"{reference} minus it", "Low, 95 %", "High, 95 %", "Detectable", "Noise floor", "Prompts"]
     rows = [
         _row(row, name, several, methods, places)
@@ -77,10 +77,11 @@ def _row(row: Any, quantity: str, several: bool, methods: Sequence[str], places:
     floor = "–" if pd.isna(row.floor) else floor_number(quantity, row.floor)
     tip = f"{counted(row.videos, 'video')}; {counted(row.unpaired, 'prompt')} left out for want of a pair"
     method, _, knobs = row.other.partition(" ")
+    knob = f'<span class="knob">{escape(knobs)}</span>' if knobs else ""
     cells = [
-        f'<th scope="row" data-value="{escape(name)}">{escape(name)}</th>',
+        f'<th scope="row" data-value="{escape(row.other)}">{method_name(method, methods)}{knob}</th>',
         *([cell(escape(row.model), row.model)] if several else []),
-        f'<td class="name" data-value="{escape(row.other)}">{method_name(method, methods)} {escape(knobs)}</td>',
+        cell(escape(name), name),
         cell(f"{row.density:g}", row.density),
         cell(escape(difference), row.difference, tip),
         *(cell(text, end) for text, end in zip(ends, (row.low, row.high), strict=True)),

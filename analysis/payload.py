@@ -38,7 +38,7 @@ def payload(measurements: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
     Failed runs are not in it: they have no numbers, and stand in the table.
     """
     facts, values = describe(runs), Values(measurements)
-    table = runs[runs["status"] == "complete"].set_index("run_id", drop=False)
+    table = runs[runs["status"] == "complete"].set_index("run_id", drop=False).astype(object)
     found = protocols(measurements)
     tables = [summary(measurements, runs, protocol=name, pooled=False) for name in found]
     for rows in tables:

@@ -46,17 +46,17 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
         counts = texts[name][whole].groupby(alike).nunique()
         differing[name] = set(methods if name in _ALWAYS else counts.index[counts > 1].get_level_values(0))
     facts = pd.DataFrame(index=table.index)
+    order = sorted(differing, key=lambda name: name not in _ALWAYS)
+    columns = {name: table[name].tolist() for name in order}
     facts["knobs"] = [
         {
-            _short(name): _plain(table.at[run, name])
-            for name, methods in sorted(differing.items(), key=lambda item: item[0] not in _ALWAYS)
-            if table.at[run, "method"] in methods and _is_set(table.at[run, name])
+            _short(name): _plain(columns[name][row])
+            for name in order
+            if method in differing[name] and _is_set(columns[name][row])
         }
-        for run in table.index
+        for row, method in enumerate(methods)
     ]
-    facts["settings"] = [
-        json.dumps([as_text(table.at[run_id, name]) for name in [*_NAMES, *chosen]]) for run_id in table.index
-    ]
+    facts["settings"] = _lines(table, [*_NAMES, *chosen])
     facts["environment"] = _letters(table)
     return facts
 
@@ -106,11 +106,16 @@ def dense_settings(run: pd.Series) -> dict[str, str]:
 
 def _letters(table: pd.DataFrame) -> pd.Series:
     columns = _environment_columns(table)
-    lines = [json.dumps([as_text(table.at[run, name]) for name in columns]) for run in table.index]
-    texts = pd.Series(lines, table.index)
+    texts = pd.Series(_lines(table, columns), table.index)
     order = table["created"].argsort(kind="stable")
     names = {text: _letter(index) for index, text in enumerate(dict.fromkeys(texts.iloc[order]))}
     return texts.map(names)
+
+
+def _lines(table: pd.DataFrame, names: list[str]) -> list[str]:
+    """A text for each row, equal where all of these columns are."""
+    columns = [[as_text(value) for value in table[name].tolist()] for name in names]
+    return [json.dumps([column[row] for column in columns]) for row in range(len(table))]
 
 
 def _letter(index: int) -> str:

@@ -73,9 +73,12 @@ class Values:
         rows = measurements.loc[is_whole, ["quantity", *Value._fields]].astype(object)
         rows = rows.where(rows.notna(), None)
         self._values: dict[tuple[str, str], list[Value]] = {}
+        self._videos: dict[str, set[tuple[str, int | None]]] = {}
         for quantity, *fields in rows.itertuples(index=False, name=None):
             value = Value(*fields)
             self._values.setdefault((value.run_id, quantity), []).append(value)
+            if value.prompt_id is not None:
+                self._videos.setdefault(value.run_id, set()).add((value.prompt_id, value.seed))
 
     def select(self, runs: Iterable[str], quantity: str, protocol: str | None) -> list[Value]:
         """Return the values of a quantity, of videos rather than of runs; in any protocol where that is None.
@@ -93,9 +96,7 @@ class Values:
 
     def videos(self, runs: Iterable[str]) -> set[tuple[str, int | None]]:
         """Return (prompt, seed) of every video that was measured."""
-        chosen = set(runs)
-        values = (value for (run, _), group in self._values.items() if run in chosen for value in group)
-        return {(value.prompt_id, value.seed) for value in values if value.prompt_id is not None}
+        return {video for run in runs for video in self._videos.get(run, ())}
 
 
 def estimate(values: Sequence[Value]) -> Estimate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -76,7 +75,9 @@ def summary(
     values = Values(measurements)
     floors = NoiseFloors(measurements, runs, values)
     groups = table.groupby(keys, sort=False).groups.values()
-    rows = [_row(table.loc[ids], facts.loc[ids], values, floors, protocol) for ids in groups]
+    # Plain objects: a row of many columns of pandas' own types is slow to take.
+    plain = table.astype(object)
+    rows = [_row(list(ids), plain.loc[ids[0]], facts.loc[ids[0]], values, floors, protocol) for ids in groups]
     return _sorted(pd.DataFrame(rows))
 
 
@@ -120,13 +121,15 @@ def interval_text(row: pd.Series, quantity: str) -> str:
     return "" if low == high else f"[{low}, {high}]"
 
 
-def _row(runs: pd.DataFrame, facts: pd.DataFrame, values: Values, floors: NoiseFloors, protocol: str) -> dict[str, Any]:
-    first, knobs, ids = runs.iloc[0], facts["knobs"].iloc[0], runs["run_id"].tolist()
+def _row(
+    ids: list[str], first: pd.Series, facts: pd.Series, values: Values, floors: NoiseFloors, protocol: str
+) -> dict[str, Any]:
+    knobs = facts["knobs"]
     row: dict[str, Any] = {
         "label": " ".join(filter(None, [str(first["method"]), knob_text(knobs)])),
         **{name: first[name] for name in ("model", "method", "backend", "dense_backend")},
         "knobs": knobs,
-        "environment": facts["environment"].iloc[0],
+        "environment": facts["environment"],
         "runs": ids,
         "status": first["status"],
         "error": "" if pd.isna(first["error.message"]) else str(first["error.message"]),
@@ -162,7 +165,7 @@ def _noise(name: str, run: pd.Series, found: list[Value], floors: NoiseFloors, p
 
 
 def _columns(name: str, value: Estimate) -> dict[str, Any]:
-    fields = asdict(value)
+    fields = dict(vars(value))
     return {name: fields.pop("mean")} | {f"{name}_{field}": number for field, number in fields.items()}
 
 

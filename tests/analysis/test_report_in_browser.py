@@ -160,8 +160,8 @@ def test_the_head_maps_show_every_layer_step_and_head(page):
 
 
 def test_the_table_sorts_both_ways_and_keeps_the_failed_run_last(page):
-    order = "[...document.querySelectorAll('tbody tr')].map((row) => row.cells[0].dataset.value)"
-    button = "[...document.querySelectorAll('th button')].find((b) => b.textContent === 'PSNR dB').click()"
+    order = "[...document.querySelectorAll('#table tbody tr')].map((row) => row.cells[0].dataset.value)"
+    button = "[...document.querySelectorAll('#table th button')].find((b) => b.textContent === 'PSNR dB').click()"
     page.evaluate(button)
     rising = page.evaluate(order)
     page.evaluate(button)
@@ -210,3 +210,43 @@ def test_left_out_videos_are_said_to_be_left_out(browser, tmp_path):
     )
     browser.evaluate("document.getElementById('play').click()")
     assert browser.complaints() == []
+
+
+def tick(page, facet, value):
+    page.evaluate(
+        f"[...document.querySelectorAll('.facet')].find((part) => part.textContent.startsWith({facet!r}))"
+        f".querySelectorAll('label').forEach((label) => {{ if (label.textContent === {value!r}) label.click(); }})"
+    )
+
+
+def test_filters_leave_their_runs_and_nothing_else_in_every_part(page):
+    shown = "[...document.querySelectorAll('{}')].filter((part) => part.checkVisibility()).map((part) => {})"
+    tick(page, "method", "svg")
+    tick(page, "method", "random_blocks")
+    tick(page, "sparsity", "0.25")
+    left = ["random_blocks sparsity=0.25", "svg sparsity=0.25"]
+    assert sorted(page.evaluate(shown.format("#table tbody tr", "part.cells[0].dataset.value"))) == left
+    assert sorted(page.evaluate(shown.format("#quality-chart .dot", "part.dataset.run"))) == [
+        "random_blocks-0.25",
+        "svg-0.25",
+    ]
+    assert sorted(page.evaluate(shown.format("#time .name", "part.textContent"))) == left
+    assert len(page.evaluate(shown.format("#runs details", "part.id"))) == 2
+    assert page.evaluate(shown.format("#paired tbody tr", "part.cells[0].dataset.value")) == [left[0]] * 3
+    assert page.evaluate("[...document.getElementById('run').options].map((o) => o.value)") == [
+        "svg-0.25",
+        "random_blocks-0.25",
+    ]
+    assert page.evaluate("document.getElementById('filtered').textContent").startswith("2 of 8 runs.")
+    tick(page, "method", "svg")
+    assert "None of" not in page.evaluate("document.getElementById('videos').innerText")
+    # A method that chooses nothing has no map, and says so.
+    assert "No run recorded choices of heads." in page.evaluate("document.getElementById('heads').innerText")
+    tick(page, "sparsity", "0.25")
+    tick(page, "sparsity", "not set")
+    assert page.evaluate("document.getElementById('quality-chart').innerText").endswith("No run is left to show.")
+    assert "None of these runs has a video." in page.evaluate("document.getElementById('videos').innerText")
+    page.evaluate("document.querySelector('#filtered button').click()")
+    assert len(page.evaluate(shown.format("#table tbody tr", "part.id"))) == len(RUNS) + 1
+    assert "No run recorded" not in page.evaluate("document.getElementById('heads').innerText")
+    page.wait_for(READY)

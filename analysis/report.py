@@ -26,12 +26,14 @@ from analysis.files import write_whole
 from analysis.paired_markup import paired_table
 from analysis.payload import embed, payload, protocols
 from analysis.run_markup import run_details
-from analysis.settings import listed
+from analysis.settings import counted, listed
 from analysis.summary import full_labels, quality_columns, summary
 from analysis.table import print_summary
 from svg.results import RecordError
 
 _SCRIPTS = ("common.js", "filters.js", "player.js", "charts.js", "chosen.js", "heads.js")
+# A heading names so many models, and counts more.
+_NAMED = 3
 _SECTIONS = {
     "table": "Table",
     "paired": "Differences",
@@ -57,10 +59,9 @@ def render(measurements: pd.DataFrame, runs: pd.DataFrame, max_mb: float = 25) -
     tables = {name: summary(measurements, runs, protocol=name) for name in found}
     table = tables[found[0]]
     scripts = "\n".join(_template(name) for name in _SCRIPTS)
-    parts = {
-        "title": f"{listed(runs['model'].dropna())}: sparse against dense",
-        "heading": f"{listed(runs['model'].dropna())}, sparse against dense",
-    }
+    models = runs["model"].dropna().unique()
+    named = listed(models) if len(models) <= _NAMED else counted(len(models), "model")
+    parts = {"title": f"{named}: sparse against dense", "heading": f"{named}, sparse against dense"}
     parts = {name: escape(text) for name, text in parts.items()} | {
         "lead": markup.lead(runs, table),
         "facts": markup.facts(runs),

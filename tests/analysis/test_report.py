@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from analysis import load
+from analysis.again import again
 from analysis.report import main, render
-from svg.results import RunWriter
+from svg.results import Measurement, RunWriter
 from tests.fake_runs import DENSE_STEPS, FAILED_RUN, HEADS, LAYERS, PROMPTS, PROVENANCE, RUNS, STEPS, write_fake_runs
+
+PROTOCOLS = ("standard", "upstream")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,7 @@ def test_the_page_asks_for_nothing(page):
     assert not re.search(r"url\((?!#)|@import", markup)
     assert set(re.findall(r"https?://[^\s\"'`]+", page)) == {"http://www.w3.org/2000/svg"}
     assert "default-src 'none'" in page
+    assert "script-src 'sha256-" in page
 
 
 def test_no_text_of_a_record_becomes_markup(page):
@@ -148,6 +152,59 @@ def test_runs_that_all_failed_still_make_a_report(tmp_path):
     page = render(load.measurements(tmp_path), load.runs(tmp_path))
     assert "on purpose" in page
     assert data_of(page)["runs"] == []
+
+
+def record(root, run_id, protocol="standard", **more):
+    """Write a run of one video; more is said of the writer."""
+    facts = {"model": "m", "method": "svg", "backend": "b", "dense_backend": "d", "config": {}, "seeds": [0]}
+    with RunWriter(root, run_id, **facts | {"provenance": PROVENANCE, "prompts": []} | more) as run:
+        place = {"prompt_id": "p", "seed": 0, "unit": "dB", "protocol": protocol}
+        run.add(Measurement(quantity="psnr_db", value=30.0, **place))
+
+
+def test_a_single_run_has_nothing_to_be_filtered_by_or_paired_with(tmp_path):
+    record(tmp_path, "only")
+    page = render(load.measurements(tmp_path), load.runs(tmp_path))
+    assert data_of(page)["filters"] == {"facets": [], "runs": [[]]}
+    assert "No two methods kept the same fraction on the same videos" in page
+
+
+def test_every_protocol_has_a_table_of_its_own(tmp_path):
+    record(tmp_path, "ours")
+    record(tmp_path, "theirs", "upstream", method="other")
+    page = render(load.measurements(tmp_path), load.runs(tmp_path))
+    standard, upstream = (page.split(f"<h3>Protocol {name}</h3>")[1].split("</table>")[0] for name in PROTOCOLS)
+    for table, method in ((standard, "svg"), (upstream, "other")):
+        row = next(row for row in table.split("<tr") if f">{method}</a>" in row)
+        assert ">30.00</td>" in row
+        assert table.count(">30.00</td>") == 1
+    assert [metric["key"] for metric in data_of(page)["quality"]] == [f"psnr_db {name}" for name in PROTOCOLS]
+
+
+def test_a_value_that_is_no_number_is_refused_by_the_name_of_its_run(tmp_path, monkeypatch, capsys):
+    record(tmp_path, "lost")
+    rows = load.measurements(tmp_path).assign(value=np.nan)
+    monkeypatch.setattr("analysis.report.load.measurements", lambda _: rows)
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: run lost has psnr_db nan; a value must be finite\n"
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (
+            "python3 -m experiments.compare -m seed=0,1 method.sparsity=0.25",
+            "python -m experiments.compare seed=1 'prompts=[a b]'",
+        ),
+        ("python -m experiments.bench_kernels --smoke", "python -m experiments.bench_kernels --smoke"),
+        ("make demo", "make demo"),
+    ],
+)
+def test_the_command_makes_one_run_and_not_its_sweep(tmp_path, command, expected):
+    overrides = ["seed=1", "prompts=[a b]"]
+    record(tmp_path, "one", provenance=PROVENANCE | {"command": command}, overrides=overrides)
+    assert again(load.runs(tmp_path).iloc[0]) == expected
 
 
 def test_bad_input_gets_one_line_and_no_report(fake_runs, tmp_path, capsys):

@@ -27,7 +27,10 @@ def filters(runs: pd.DataFrame, facts: pd.DataFrame) -> dict[str, Any]:
     for name in dict.fromkeys(name for of_run in knobs for name in of_run):
         columns.append((name, _texts(of_run.get(name) for of_run in knobs)))
     columns = [(name, texts) for name, texts in columns if len(set(texts)) > 1]
-    facets = [{"name": name, "values": sorted(set(texts) - {None}, key=_order)} for name, texts in columns]
+    facets = [
+        {"name": name, "values": sorted({text for text in texts if text is not None}, key=_order)}
+        for name, texts in columns
+    ]
     places = [{text: place for place, text in enumerate(facet["values"])} for facet in facets]
     held = [
         [place.get(texts[row], _NOT_SET) for place, (_, texts) in zip(places, columns, strict=True)]

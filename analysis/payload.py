@@ -9,18 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.again import again
 from analysis.filters import filters
+from analysis.head_maps import head_maps
 from analysis.remarks import NOT_MEASURED, floor_number
 from analysis.settings import describe, knob_text
 from analysis.statistics import Values
 from analysis.summary import FORMATS, QUALITY, full_labels, summary
 
-# A share of 0 to 1 as a byte of 0 to 250; 255 where no choice was made.
-_FULL, _NONE = 250, 255
 _SIGNS = {"infinite": "∞"}
 _SPEEDS = ("speedup", "denoise_speedup", "attention_speedup")
 _DIGITS = {"psnr_db": 2, "ssim": 4, "vmaf": 1, "lpips_alex": 4, "lpips_vgg": 4, **dict.fromkeys(_SPEEDS, 2)}
@@ -55,7 +53,7 @@ def payload(measurements: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
         rows = {name: table_of.loc[run_id] for name, table_of in by_run.items()}
         entry = _run(run, facts.loc[run_id], rows, metrics)
         entry |= {"place": places[run_id], "command": again(run)}
-        entries.append(entry | {"videos": _clips(run, values, own, found[0]), "heads": _heads(own, entry["steps"])})
+        entries.append(entry | {"videos": _clips(run, values, own, found[0]), "heads": head_maps(own, entry["steps"])})
     return {
         "quality": [metric for metric in metrics if metric["quantity"] in QUALITY],
         "speed": [metric for metric in metrics if metric["quantity"] not in QUALITY],
@@ -234,33 +232,3 @@ def _content(path: Path) -> bytes | None:
     except FileNotFoundError:
         # Somebody made room; the record's numbers stand without it.
         return None
-
-
-def _heads(rows: pd.DataFrame | None, num_steps: int) -> dict[str, Any] | None:
-    """Shares of videos that chose the temporal pattern, and mean margins, as bytes [branch][step][layer][head]."""
-    if rows is None:
-        return None
-    choices = rows[(rows["quantity"] == "head_choice") & (rows["status"] == "ok")]
-    if choices.empty:
-        return None
-    branches = sorted(choices["branch"].fillna("").unique())
-    sizes = [int(choices[name].max()) + 1 for name in ("step", "layer", "head")]
-    sizes[0] = max(sizes[0], num_steps)
-    shape = (len(branches), *sizes)
-    margins = rows[(rows["quantity"] == "head_margin") & (rows["status"] == "ok")]
-    is_temporal = choices.assign(value=(choices["value"] == 1).astype(float))
-    return {
-        "branches": [name or "both" for name in branches],
-        **dict(zip(("steps", "layers", "heads"), sizes, strict=True)),
-        "choice": _bytes(is_temporal, branches, shape),
-        "margin": None if margins.empty else _bytes(margins, branches, shape),
-    }
-
-
-def _bytes(rows: pd.DataFrame, branches: list[str], shape: tuple[int, ...]) -> str:
-    place = [rows["branch"].fillna("").map(branches.index), rows["step"], rows["layer"], rows["head"]]
-    means = rows["value"].groupby(place).mean()
-    grid = np.full(shape, _NONE, np.uint8)
-    indices = tuple(np.array(level, dtype=int) for level in zip(*means.index, strict=True))
-    grid[indices] = np.rint(np.clip(means.to_numpy(float), 0, 1) * _FULL).astype(np.uint8)
-    return base64.b64encode(grid.tobytes()).decode()

@@ -23,6 +23,8 @@ PROMPTS = [
 ]
 STEPS, LAYERS, HEADS, FRAMES, HEIGHT, WIDTH, FPS = 4, 3, 4, 9, 48, 64, 8.0
 DENSE_STEPS, DENSE_LAYERS = 1, 1
+# The step and the layer whose attention was sampled.
+SAMPLED = (3, 1)
 
 # (run id, method, kept fraction asked for, PSNR in dB against dense; None where the videos are identical)
 RUNS: list[tuple[str, str, float | None, float | None]] = [
@@ -225,3 +227,5 @@ def _heads(rng: random.Random, method: str, key: dict) -> Iterator[Measurement]:
                             yield Measurement(quantity="head_error", unit="1", value=error, protocol=pattern, **place)
                         low, high = sorted(errors.values())
                         yield Measurement(quantity="head_margin", unit="1", value=(high - low) / high, **place)
+                        if (step, layer) == SAMPLED:
+                            yield Measurement(quantity="head_kept_mass", unit="1", value=0.2 * head, n=64, **place)

@@ -1,12 +1,13 @@
 // Draws what the heads chose: a map of layer over step, and of head over layer at one step.
 const NONE = 255, FULL = 250;
-const heads = { run: null, choice: null, margin: null, step: 0, layer: 0 };
+const heads = { run: null, maps: {}, step: 0 };
+const kind = () => $("heads-kind").value;
 
 const bytesOf = (text) => text && Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
 // The mean over branches (and heads, where none is given) at one place; null where no choice was made.
 function valueAt(step, layer, head = null) {
-  const { steps, layers, heads: count, branches } = heads.run.heads, values = heads[$("heads-kind").value];
+  const { steps, layers, heads: count, branches } = heads.run.heads, values = heads.maps[kind()].values;
   const chosen = $("branch").value === "all" ? branches.map((_, index) => index) : [Number($("branch").value)];
   let sum = 0, n = 0;
   for (const branch of chosen) {
@@ -20,7 +21,7 @@ function valueAt(step, layer, head = null) {
 
 function paint(value) {
   if (value == null) return "fill:url(#hatched)";
-  if ($("heads-kind").value === "margin") return `fill:color-mix(in oklab, var(--margin) ${100 * value}%, var(--middle))`;
+  if (kind() !== "choice") return `fill:color-mix(in oklab, var(--margin) ${100 * value}%, var(--middle))`;
   const end = value > 0.5 ? "--temporal" : "--spatial";
   return `fill:color-mix(in oklab, var(${end}) ${Math.abs(value - 0.5) * 200}%, var(--middle))`;
 }
@@ -67,7 +68,10 @@ function drawMap(box, map) {
 }
 
 const cursors = { layerStep: [0, 0], headLayer: [0, 0] };
-const said = (value) => value == null ? "dense, no choice" : $("heads-kind").value === "margin" ? `margin ${value.toFixed(2)}` : `${percent(value)} temporal`;
+const said = (value) => {
+  if (value == null) return kind() === "choice" || kind() === "margin" ? "dense, no choice" : "not sampled";
+  return kind() === "choice" ? `${percent(value)} temporal` : `${heads.maps[kind()].said} ${value.toFixed(2)}`;
+};
 
 function tellLayer(layer, step) {
   const each = Array.from({ length: heads.run.heads.heads }, (_, head) => valueAt(step, layer, head));
@@ -79,10 +83,8 @@ function drawHeads() {
   const { steps, layers, heads: count } = heads.run.heads;
   $("step-text").textContent = `${heads.step} of ${steps - 1}`;
   $("head-layer-title").textContent = `Head over layer, step ${heads.step}`;
-  const isMargin = $("heads-kind").value === "margin";
-  document.querySelector(".ramp").classList.toggle("of-margin", isMargin);
-  $("ramp-low").textContent = isMargin ? "0, a coin toss" : "spatial";
-  $("ramp-high").textContent = isMargin ? "1, clear" : "temporal";
+  document.querySelector(".ramp").classList.toggle("of-margin", kind() !== "choice");
+  [$("ramp-low").textContent, $("ramp-high").textContent] = heads.maps[kind()].ends;
   cursors.layerStep[1] = heads.step;
   drawMap($("layer-step"), { columns: steps, rows: layers, names: ["layer", "step"], cursor: cursors.layerStep, value: (row, column) => valueAt(column, row), onMove: tellLayer, onChoose: (step) => setStep(step) });
   drawMap($("head-layer"), { columns: layers, rows: count, names: ["head", "layer"], cursor: cursors.headLayer, value: (row, column) => valueAt(heads.step, column, row), onMove: (head, layer) => { $("heads-values").textContent = `Step ${heads.step}, layer ${layer}, head ${head}: ${said(valueAt(heads.step, layer, head))}`; } });
@@ -95,22 +97,45 @@ function setStep(step) {
   drawHeads();
 }
 
-function loadHeads() {
-  heads.run = runById.get($("heads-run").value);
-  const facts = heads.run.heads;
-  [heads.choice, heads.margin] = [bytesOf(facts.choice), bytesOf(facts.margin)];
-  $("heads-kind").parentElement.hidden = !heads.margin;
-  if (!heads.margin) $("heads-kind").value = "choice";
-  const branches = facts.branches.map((name, index) => [String(index), name]);
-  fillSelect($("branch"), branches.length > 1 ? [["all", "all"], ...branches] : branches, $("branch").value);
-  $("step").max = facts.steps - 1;
-  const first = Array.from({ length: facts.steps }, (_, step) => step).find((step) => Array.from({ length: facts.layers }, (_, layer) => valueAt(step, layer)).some((value) => value != null));
-  heads.step = Math.min(facts.steps - 1, Math.max(heads.step, first ?? 0));
+// A grid of all steps and layers from one of those that were sampled.
+function spread({ steps, layers, values }, facts) {
+  const full = new Uint8Array(facts.branches.length * facts.steps * facts.layers * facts.heads).fill(NONE), given = bytesOf(values);
+  let from = 0;
+  for (let branch = 0; branch < facts.branches.length; branch++) {
+    for (const step of steps) {
+      for (const layer of layers) {
+        full.set(given.subarray(from, from + facts.heads), ((branch * facts.steps + step) * facts.layers + layer) * facts.heads);
+        from += facts.heads;
+      }
+    }
+  }
+  return full;
+}
+
+// Where there is nothing at the step or the layer, both go to the first where there is.
+function settle() {
+  const { steps, layers } = heads.run.heads, upTo = (count) => [...Array(count).keys()];
+  const hasSome = (step) => upTo(layers).some((layer) => valueAt(step, layer) != null);
+  if (!(heads.step < steps && hasSome(heads.step))) heads.step = Math.max(0, upTo(steps).findIndex(hasSome));
   $("step").value = heads.step;
-  const layer = Math.max(0, Array.from({ length: facts.layers }, (_, layer) => valueAt(heads.step, layer)).findIndex((value) => value != null));
+  const layer = Math.max(0, upTo(layers).findIndex((index) => valueAt(heads.step, index) != null));
   [cursors.layerStep[0], cursors.headLayer[1]] = [layer, layer];
   drawHeads();
   tellLayer(layer, heads.step);
+}
+
+function loadHeads() {
+  heads.run = runById.get($("heads-run").value);
+  const facts = heads.run.heads;
+  heads.maps = { choice: { name: "choice", ends: ["spatial", "temporal"], values: bytesOf(facts.choice) } };
+  if (facts.margin) heads.maps.margin = { name: "margin of the choice", said: "margin", ends: ["0, a coin toss", "1, clear"], values: bytesOf(facts.margin) };
+  for (const map of facts.sampled) heads.maps[map.quantity] = { name: map.name, said: map.name, ends: ["0", "1"], values: spread(map, facts) };
+  fillSelect($("heads-kind"), Object.entries(heads.maps).map(([key, { name }]) => [key, name]), kind());
+  $("heads-kind").parentElement.hidden = Object.keys(heads.maps).length === 1;
+  const branches = facts.branches.map((name, index) => [String(index), name]);
+  fillSelect($("branch"), branches.length > 1 ? [["all", "all"], ...branches] : branches, $("branch").value);
+  $("step").max = facts.steps - 1;
+  settle();
 }
 
 // The run that was shown stays where the filters leave it; else one with margins comes first.
@@ -130,7 +155,7 @@ function chooseHeads(id) {
 
 if (data.runs.some((run) => run.heads)) {
   $("heads-run").addEventListener("change", loadHeads);
-  for (const id of ["branch", "heads-kind"]) $(id).addEventListener("change", drawHeads);
+  for (const id of ["branch", "heads-kind"]) $(id).addEventListener("change", settle);
   $("step").addEventListener("input", () => setStep(Number($("step").value)));
   listHeads();
   onFilter(() => listHeads($("heads-run").value));

@@ -14,7 +14,18 @@ from analysis import load
 from analysis.again import again
 from analysis.report import main, render
 from svg.results import Measurement, RunWriter
-from tests.fake_runs import DENSE_STEPS, FAILED_RUN, HEADS, LAYERS, PROMPTS, PROVENANCE, RUNS, STEPS, write_fake_runs
+from tests.fake_runs import (
+    DENSE_STEPS,
+    FAILED_RUN,
+    HEADS,
+    LAYERS,
+    PROMPTS,
+    PROVENANCE,
+    RUNS,
+    SAMPLED,
+    STEPS,
+    write_fake_runs,
+)
 
 PROTOCOLS = ("standard", "upstream")
 
@@ -136,6 +147,9 @@ def test_head_choices_arrive_as_recorded(page, fake_runs):
     for (branch, step, layer, head), share in means.items():
         assert grid[heads["branches"].index(branch), step, layer, head] == round(250 * share)
     assert (grid[:, :DENSE_STEPS] == 255).all()
+    [kept] = heads["sampled"]
+    assert (kept["quantity"], kept["steps"], kept["layers"]) == ("head_kept_mass", [SAMPLED[0]], [SAMPLED[1]])
+    assert list(base64.b64decode(kept["values"])) == [round(250 * 0.2 * head) for head in range(HEADS)] * 2
 
 
 def test_a_method_that_chooses_nothing_has_no_map(page):

@@ -10,7 +10,18 @@ from analysis.report import render
 from svg.results import Measurement, RunWriter
 from tests.analysis import chromium
 from tests.analysis.test_noise import write as write_noise
-from tests.fake_runs import FPS, FRAMES, HEADS, LAYERS, PROVENANCE, RUNS, STEPS, write_fake_runs, write_many_runs
+from tests.fake_runs import (
+    FPS,
+    FRAMES,
+    HEADS,
+    LAYERS,
+    PROVENANCE,
+    RUNS,
+    SAMPLED,
+    STEPS,
+    write_fake_runs,
+    write_many_runs,
+)
 
 BINARY = chromium.find()
 pytestmark = [
@@ -177,6 +188,11 @@ def test_the_head_maps_show_every_layer_step_and_head(page):
     choose(page, "branch", "1")
     page.press("ArrowDown")
     assert "head 1: margin 0." in page.evaluate("document.getElementById('heads-values').textContent")
+    # What was sampled elsewhere leads there.
+    choose(page, "heads-kind", "head_kept_mass")
+    text = page.evaluate("document.getElementById('heads-values').textContent")
+    assert text.startswith(f"Step {SAMPLED[0]}, layer {SAMPLED[1]}: attention that the pattern keeps 0.30")
+    assert page.evaluate("document.querySelectorAll('#layer-step rect.cell:not([style*=hatched])').length") == 1
 
 
 def test_the_table_sorts_both_ways_and_keeps_the_failed_run_last(page):

@@ -31,7 +31,9 @@ def filters(runs: pd.DataFrame, facts: pd.DataFrame) -> dict[str, Any]:
         {"name": name, "values": sorted({text for text in texts if text is not None}, key=_order)}
         for name, texts in columns
     ]
-    places = [{text: place for place, text in enumerate(facet["values"])} for facet in facets]
+    places: list[dict[str | None, int]] = [
+        {text: place for place, text in enumerate(facet["values"])} for facet in facets
+    ]
     held = [
         [place.get(texts[row], _NOT_SET) for place, (_, texts) in zip(places, columns, strict=True)]
         for row in range(len(runs))

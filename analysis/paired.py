@@ -67,7 +67,7 @@ def paired(
 def paired_runs(
     measurements: pd.DataFrame, runs: pd.DataFrame, quantity: str, reference: str, protocol: str
 ) -> pd.DataFrame:
-    """Return the columns of `paired` and, of both settings, the ids of their runs: ``own_runs`` and ``other_runs``."""
+    """Return the columns of `paired` and ``other_runs``, the ids of the runs that the reference is compared with."""
     found = list(settings(measurements, runs, quantity, protocol))
     rows = [
         _row(ours, other, quantity)
@@ -78,8 +78,9 @@ def paired_runs(
         and (other.density, other.conditions) == (ours.density, ours.conditions)
         and ours.videos.keys() & other.videos.keys()
     ]
-    columns = [*COLUMNS, "own_runs", "other_runs"]
-    table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(_NUMBERS, float) | {"within_noise": "boolean"})
+    table = pd.DataFrame(rows, columns=[*COLUMNS, "other_runs"]).astype(
+        dict.fromkeys(_NUMBERS, float) | {"within_noise": "boolean"}
+    )
     return table.sort_values(["model", "density", "difference"], ignore_index=True)
 
 
@@ -130,7 +131,6 @@ def _row(ours: Setting, other: Setting, quantity: str) -> dict[str, Any]:
         "floor_backend": None if floor is None else floor.backend,
         "within_noise": is_within,
         "unpaired": len(prompts) - len(differences),
-        "own_runs": ours.runs,
         "other_runs": other.runs,
     }
 

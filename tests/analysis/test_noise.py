@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import matplotlib.figure
 import pytest
@@ -167,3 +168,17 @@ def test_the_figure_draws_the_floor_or_says_that_there_is_none(tables, tmp_path,
     assert "Noise floor" not in said[0]
     assert "Noise floor: not measured (run experiment=dense_backend)" in said[1]
     assert "Noise floor: none, dense on flex is identical" in said[2]
+
+
+def test_the_report_gives_paired_differences_with_their_intervals_and_the_noise_floor(tmp_path):
+    for method, scores in {"svg": (30.0, 31.0, 33.0), "other": (28.0, 29.5, 29.5)}.items():
+        write(tmp_path, method, method, dict(zip("abc", scores, strict=True)))
+    write(tmp_path, "floor", "dense", dict.fromkeys("abc", 40.0))
+    measurements, runs = load.measurements(tmp_path), load.runs(tmp_path)
+    section = render(measurements, runs).split('<section id="paired"')[1].split("</section>")[0]
+    [row] = paired(measurements, runs).itertuples()
+    numbers = [f"{value:+.2f}" for value in (row.difference, row.low, row.high)]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", section)
+    numbers[0] += ", within noise"
+    assert cells == ["PSNR dB", "0.25", *numbers, f"{row.detectable:.2f}", "40.00", "3"]
+    assert "Noise floor (dense on another kernel): PSNR dB 40.00 on flex." in section

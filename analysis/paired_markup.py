@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -44,10 +45,12 @@ def paired_table(
     if not tables:
         return '<p class="empty">No two methods kept the same fraction on the same videos, so none can be paired.</p>'
     several = len({model for table in tables.values() for model in table["model"]}) > 1
-    texts = ["Other method", *(["Model"] if several else []), "Quality"]
+    # One method may have several settings at one density, each beside the same others.
+    own = any(table.groupby(["model", "density"])["reference"].nunique().gt(1).any() for table in tables.values())
+    texts = ["Other method", *([f"Setting of {reference}"] if own else []), *(["Model"] if several else []), "Quality"]
     numbers = ["Density", f"{reference} minus it", "Low, 95 %", "High, 95 %", "Detectable", "Noise floor", "Prompts"]
     rows = [
-        _row(row, name, several, methods, places)
+        _row(row, name, own, several, methods, places)
         for name, table in tables.items()
         for row in table[table["prompts"] > 0].itertuples()
     ]
@@ -70,7 +73,7 @@ def _reference(methods: Sequence[str]) -> str:
     return "svg" if "svg" in sparse else next(iter(sparse), "")
 
 
-def _row(row: Any, quantity: str, several: bool, methods: Sequence[str], places: Mapping[str, int]) -> str:
+def _row(row: Any, quantity: str, own: bool, several: bool, methods: Sequence[str], places: Mapping[str, int]) -> str:
     name, template = form(quantity, is_signed=True)
     difference, _, least = difference_texts(row, quantity)
     ends = ["–" if pd.isna(end) else template.format(end) for end in (row.low, row.high)]
@@ -80,13 +83,14 @@ def _row(row: Any, quantity: str, several: bool, methods: Sequence[str], places:
     knob = f'<span class="knob">{escape(knobs)}</span>' if knobs else ""
     cells = [
         f'<th scope="row" data-value="{escape(row.other)}">{method_name(method, methods)}{knob}</th>',
+        *([cell(escape(row.reference), row.reference)] if own else []),
         *([cell(escape(row.model), row.model)] if several else []),
         cell(escape(name), name),
         cell(f"{row.density:g}", row.density),
         cell(escape(difference), row.difference, tip),
         *(cell(text, end) for text, end in zip(ends, (row.low, row.high), strict=True)),
         cell(least, row.detectable),
-        cell(floor, None if pd.isna(row.floor) else row.floor),
+        cell(floor, "1e999" if row.floor == math.inf else row.floor),
         cell(str(row.prompts), row.prompts),
     ]
     return f"<tr{of_runs([*row.other_runs], places)}>{''.join(cells)}</tr>"

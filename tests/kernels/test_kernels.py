@@ -69,7 +69,7 @@ def compile_ahead(*arguments: str) -> str:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("capability", "dtype"),
-    # 86 and 120 share settings and shared memory with 89: one of them in each dtype stands for the three.
+    # 86, 89 and 120 have equal shared memory; float32's settings are the same for every GPU.
     [*((capability, "bfloat16") for capability in (80, 89, 90, 100, 120)), (86, "float32")],
 )
 def test_kernels_compile_for_gpus_that_are_not_there_and_fit_their_shared_memory(capability, dtype):

@@ -28,6 +28,13 @@ class Sample(NamedTuple):
         return None if self.half_width is None else self.half_width / self.value
 
 
+def makes_no_videos(runs: pd.DataFrame) -> pd.Series:
+    """Return which runs, failed ones too, are of commands that make none: steps, replays, plans, kernels and rates."""
+    is_kernel = runs["model"].eq("kernels") | runs["method"].eq("rates")
+    has_own = column(runs, "config.weights").notna() | column(runs, "config.captures.hashes").notna()
+    return is_kernel | has_own | is_counted(runs)
+
+
 class Rows:
     """Complete runs and their values, found by what they are.
 

@@ -25,6 +25,7 @@ from analysis.checks import check_finite
 from analysis.files import write_whole
 from analysis.paired_markup import paired_table
 from analysis.payload import embed, payload, protocols
+from analysis.record_rows import makes_no_videos
 from analysis.run_markup import run_details
 from analysis.settings import counted, listed
 from analysis.summary import full_labels, quality_columns, summary
@@ -109,6 +110,11 @@ def write_report(runs_dir: str | Path, output: str | Path | None = None, max_mb:
     runs = runs[runs["method"].fillna("") != "rates"]
     if runs.empty:
         raise RecordError(f"runs_dir={runs_dir} holds no run of a method, only rates of its machine")
+    # Timed steps and the like have other settings and no videos: beside runs that have some they would be empty rows.
+    others = makes_no_videos(runs)
+    if others.any() and not others.all():
+        print(f"left out of the report: {counted(int(others.sum()), 'run')} of commands that make no videos")
+        runs = runs[~others]
     damaged = runs[runs["status"] == "damaged"]
     if len(damaged):
         raise RecordError(f"{damaged['error.message'].iloc[0]}; delete {damaged['path'].iloc[0]} or make the run again")

@@ -26,6 +26,7 @@ from tests.fake_runs import (
     STEPS,
     write_fake_runs,
 )
+from tests.fake_steps import write_fake_steps
 
 PROTOCOLS = ("standard", "upstream")
 
@@ -54,6 +55,16 @@ def test_the_last_line_printed_is_the_path_of_the_report(fake_runs, tmp_path, ca
     assert any(line.startswith("svg sparsity=0.25") for line in lines)
     assert output.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert [path.name for path in output.parent.iterdir()] == ["r.html"]
+
+
+def test_timed_steps_beside_videos_are_left_out_and_counted(fake_runs, tmp_path, capsys):
+    root = shutil.copytree(fake_runs, tmp_path / "runs")
+    count = len(write_fake_steps(root))
+    assert main([str(root)]) == 0
+    out = capsys.readouterr().out
+    assert f"left out of the report: {count} runs of commands that make no videos" in out
+    assert main([str(fake_runs), "--output", str(tmp_path / "r.html")]) == 0
+    assert out.splitlines()[1:-1] == capsys.readouterr().out.splitlines()[:-1]
 
 
 def test_the_report_stands_beside_its_runs(fake_runs, tmp_path, capsys):

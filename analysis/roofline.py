@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -17,6 +18,9 @@ from analysis.figures.look import in_one_look, save
 from analysis.hardware import machine
 from analysis.steps import step_runs
 from svg.results import RecordError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PARTS = {"attention": "attention", "products": "matrix products", "moving": "moving"}
 PHASES = {"attention": "attention", "profiling": "profiling", "reordering": "reordering", "rest": "the rest"}
@@ -135,11 +139,11 @@ def measured_against_floor(
     return save(figure, output, suffixes)
 
 
-def _stack(axes: object, place: float, parts: dict[str, float], alpha: float) -> None:
+def _stack(axes: Axes, place: float, parts: dict[str, float], alpha: float) -> None:
     """Draw parts one after the other as one bar."""
     left = 0.0
     for name, value in parts.items():
-        axes.barh(place, value, 0.34, left=left, color=_COLORS[name], alpha=alpha)  # type: ignore[attr-defined]
+        axes.barh(place, value, 0.34, left=left, color=_COLORS[name], alpha=alpha)
         left += value
 
 

@@ -59,7 +59,7 @@ def quality_over_sampled_rows(
     if drawn["head_regret"].notna().any():
         panels = {"head_regret": "regret (mean squared error)"} | panels
     else:
-        notes.append("No regret: these runs have no head_regret; statistics=sample measures it.")
+        notes.append("No regret: these runs have no head_regret; statistics=sparse measures it.")
     oracles = found[found["method"].eq("oracle_choice") & found["model"].isin(drawn["model"])]
     figure = look.new_figure(look.PAGE if len(panels) > 1 else look.width_for(len(series)), 2.2)
     for axes, (name, heading) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from svg import sites
 from svg.plan import AttentionInputs
 
 
-class SelfAttention:
+class SelfAttention(ABC):
     """A processor whose family projects, calls ``attended`` and projects back; ``inputs`` says what attention gets.
 
     torch.compile traces the projections. Attention itself is one operator in its graph, behind which ``inputs`` and
@@ -26,6 +27,7 @@ class SelfAttention:
         self._attend = attend
         self._handle = sites.new_handle()
 
+    @abstractmethod
     def inputs(
         self,
         attn: Any,
@@ -43,7 +45,6 @@ class SelfAttention:
             rotation: Cosines and sines, as the family's transformer makes them.
             num_apart: As ``attended`` takes it.
         """
-        raise NotImplementedError
 
     def attended(
         self,

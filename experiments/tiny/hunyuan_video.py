@@ -22,7 +22,7 @@ TEXT_WIDTH, POOLED_WIDTH, POOLED_LENGTH, TEXT_LENGTH = 128, 64, 16, 32
 SKIPPED_LAYERS = 2
 SHIFT = 3.0
 # From this share of the time on, the transformer is taught to guide itself at a scale up to the greatest.
-GUIDED_FROM, GREATEST_GUIDANCE = 0.5, 8.0
+GUIDED_FROM, GREATEST_GUIDANCE = 0.75, 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,9 @@ class HunyuanVideo(Family):
 
     num_frames: int = 65
     # The pipeline encodes and decodes 17 frames at a time; its group norms see no more.
-    windows: tuple[tuple[float, int], ...] = ((0.3, 9), (1.0, 17))
+    windows: tuple[tuple[float, int], ...] = ((0.4, 9), (1.0, 17))
     window_batch: int = 6
-    stages: tuple[tuple[float, int, int], ...] = ((0.14, 5, 64), (0.24, 9, 32), (1.0, 17, 16))
+    stages: tuple[tuple[float, int, int], ...] = ((0.2, 5, 96), (1.0, 17, 28))
     widths: tuple[int, int, int] = (24, 48, 96)
 
     pipeline: ClassVar[str] = "HunyuanVideoPipeline"

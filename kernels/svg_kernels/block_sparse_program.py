@@ -116,12 +116,21 @@ def attention(
     # Tiles that the end of the keys cuts are masked; those past it are left out.
     limit = seq_len
     whole_count = full_count
+    cut_count = 0
+    partial_count = 0
+    if HAS_PARTIAL:
+        partial_count = tl.load(partial_counts + row_index)
     if lengths is not None:
         limit = tl.minimum(tl.load(lengths + item).to(tl.int32), seq_len)
+        past = (limit + tile_keys - 1) // tile_keys
         whole_count = _count_below(tiles, full_count, limit // tile_keys)
+        cut_count = _count_below(tiles, full_count, past) - whole_count
+        if HAS_PARTIAL:
+            partial_count = _count_below(tiles + full_count, partial_count, past)
     elif HAS_RAGGED_KEYS:
         is_last_cut = tl.load(tiles + tl.maximum(full_count - 1, 0)) >= limit // tile_keys
-        whole_count -= ((full_count > 0) & is_last_cut).to(tl.int32)
+        cut_count = ((full_count > 0) & is_last_cut).to(tl.int32)
+        whole_count -= cut_count
 
     block = _load(
         query, item, head, query_start, stride_query_item, stride_query_head, stride_query_token, seq_len,
@@ -130,6 +139,39 @@ def attention(
     total = tl.zeros([BLOCK_QUERIES, BLOCK_DIM], tl.float32)
     peak = tl.full([BLOCK_QUERIES], -float("inf"), tl.float32)
     weight = tl.zeros([BLOCK_QUERIES], tl.float32)
+
+    # Masked tiles come first, and a step past the end of the keys is no branch but a masked one: where a branch, or
+    # another loop, follows the one over whole tiles, ptxas lets none of its matrix products run beside another.
+    if HAS_PARTIAL or HAS_RAGGED_KEYS:
+        queries = query_start + tl.arange(0, BLOCK_QUERIES)
+        for step in range(0, (cut_count + partial_count) * KEY_SPLIT):
+            place = step // KEY_SPLIT
+            is_cut = place < cut_count
+            masked_tile = tl.load(tiles + tl.where(is_cut, whole_count, full_count - cut_count) + place)
+            key_start = masked_tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
+            keys = _load(
+                key, item, head, key_start, stride_key_item, stride_key_head, stride_key_token, seq_len,
+                HEAD_DIM, BLOCK_KEYS, BLOCK_DIM, USES_DESCRIPTORS, True, INTERPRET,
+            )  # fmt: skip
+            values = _load(
+                value, item, head, key_start, stride_value_item, stride_value_head, stride_value_token, seq_len,
+                HEAD_DIM, BLOCK_KEYS, BLOCK_DIM, USES_DESCRIPTORS, True, INTERPRET,
+            )  # fmt: skip
+            columns = key_start + tl.arange(0, BLOCK_KEYS)
+            if lengths is not None:
+                # Padding may hold anything, and a probability of nothing times NaN is NaN.
+                values = tl.where((columns < limit)[:, None], values, 0.0)
+            keep = (columns < limit)[None, :]
+            if HAS_PARTIAL:
+                kept = place_keep(integers, pattern, queries, columns)
+                if lookup_states is not None:
+                    kept = _looked_up(
+                        lookup_query_tile, lookup_key_tile, lookup_states, lookup_places, pattern, queries,
+                        columns, seq_len, kept,
+                    )  # fmt: skip
+                keep = keep & (kept | is_cut)
+            scores = tl.where(keep, tl.dot(block, keys.T, input_precision="ieee"), -float("inf"))
+            total, peak, weight = _accumulate(scores, values, total, peak, weight, scale_log2, True)
 
     # Each tile's number is read a step ahead; the lists end with one number that belongs to none.
     tile = tl.load(tiles)
@@ -146,39 +188,6 @@ def attention(
         )  # fmt: skip
         scores = tl.dot(block, keys.T, input_precision="ieee")
         total, peak, weight = _accumulate(scores, values, total, peak, weight, scale_log2, False)
-
-    if HAS_PARTIAL or HAS_RAGGED_KEYS:
-        stop = full_count
-        if HAS_PARTIAL:
-            stop += tl.load(partial_counts + row_index)
-        queries = query_start + tl.arange(0, BLOCK_QUERIES)
-        for step in range(whole_count * KEY_SPLIT, stop * KEY_SPLIT):
-            tile = tl.load(tiles + step // KEY_SPLIT)
-            key_start = tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
-            if key_start < limit:
-                keys = _load(
-                    key, item, head, key_start, stride_key_item, stride_key_head, stride_key_token, seq_len,
-                    HEAD_DIM, BLOCK_KEYS, BLOCK_DIM, USES_DESCRIPTORS, True, INTERPRET,
-                )  # fmt: skip
-                values = _load(
-                    value, item, head, key_start, stride_value_item, stride_value_head, stride_value_token, seq_len,
-                    HEAD_DIM, BLOCK_KEYS, BLOCK_DIM, USES_DESCRIPTORS, True, INTERPRET,
-                )  # fmt: skip
-                columns = key_start + tl.arange(0, BLOCK_KEYS)
-                if lengths is not None:
-                    # Padding may hold anything, and a probability of nothing times NaN is NaN.
-                    values = tl.where((columns < limit)[:, None], values, 0.0)
-                keep = (columns < limit)[None, :]
-                if HAS_PARTIAL:
-                    kept = place_keep(integers, pattern, queries, columns)
-                    if lookup_states is not None:
-                        kept = _looked_up(
-                            lookup_query_tile, lookup_key_tile, lookup_states, lookup_places, pattern, queries,
-                            columns, seq_len, kept,
-                        )  # fmt: skip
-                    keep = keep & (kept | (step < full_count * KEY_SPLIT))
-                scores = tl.where(keep, tl.dot(block, keys.T, input_precision="ieee"), -float("inf"))
-                total, peak, weight = _accumulate(scores, values, total, peak, weight, scale_log2, True)
 
     # A query that keeps no key gets zeros.
     total = total / tl.where(weight == 0.0, 1.0, weight)[:, None]

@@ -13,9 +13,9 @@ from svg_kernels.block_sparse_program import attention
 from svg_kernels.launch import Launch, is_interpreted
 from svg_kernels.spec import Case, Inputs, Spec
 from svg_kernels.tile_lists import FULL, PARTIAL, PatternIntegers, TileLists
+from svg_kernels.tiles import fits_descriptor
 
 LOG2_E = math.log2(math.e)
-TMA_ALIGNMENT = 16
 
 # Blackwell's GPUs of workstations, from 12.0 on, have the shared memory of Ada's.
 LEAST_SMALL_BLACKWELL = 120
@@ -83,7 +83,7 @@ def prepare(
     block_keys = math.gcd(settings.block_keys, lists.key_size)
     block_dim = max(16, triton.next_power_of_2(head_dim))
     tensors = {"query": query, "key": key, "value": value, "output": output}
-    uses_descriptors = settings.uses_descriptors and all(_fits_descriptor(x) for x in tensors.values())
+    uses_descriptors = settings.uses_descriptors and all(fits_descriptor(x) for x in tensors.values())
     strides = {f"stride_{name}_{axis}": x.stride(i) for name, x in tensors.items() for i, axis in enumerate(AXES)}
     if uses_descriptors:
         rows = {"query": block_queries, "key": block_keys, "value": block_keys, "output": block_queries}
@@ -129,13 +129,6 @@ def prepare(
 
 
 AXES = ("item", "head", "token")
-
-
-def _fits_descriptor(x: torch.Tensor) -> bool:
-    """Whether the tensor memory engine takes a tensor: all but the last stride, and the address, in 16 bytes."""
-    return x.data_ptr() % TMA_ALIGNMENT == 0 and all(
-        stride * x.element_size() % TMA_ALIGNMENT == 0 and stride > 0 for stride in x.stride()[:-1]
-    )
 
 
 def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from svg_kernels.pattern_mask import place_keep
+from svg_kernels.tiles import load_tile
 
 
 @triton.jit
@@ -40,29 +41,6 @@ def _count_below(tiles, count, bound):
         else:
             high = middle
     return low
-
-
-@triton.jit
-def _load(
-    tensor, item, head, start, stride_item, stride_head, stride_token, seq_len,
-    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_DIM: tl.constexpr,
-    USES_DESCRIPTORS: tl.constexpr, IS_CUT: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
-    """Return ``(BLOCK, BLOCK_DIM)`` from token ``start`` on; zeros outside of the tensor where the tile is cut."""
-    if USES_DESCRIPTORS:
-        x = tensor.load([item, head, start, 0]).reshape(BLOCK, BLOCK_DIM)
-    else:
-        token, place = tl.arange(0, BLOCK), tl.arange(0, BLOCK_DIM)
-        first = tensor + item.to(tl.int64) * stride_item + head.to(tl.int64) * stride_head
-        pointers = first + start.to(tl.int64) * stride_token + (token[:, None] * stride_token + place[None, :])
-        if IS_CUT:
-            x = tl.load(pointers, ((start + token) < seq_len)[:, None] & (place < HEAD_DIM)[None, :], 0.0)
-        elif HEAD_DIM < BLOCK_DIM:
-            x = tl.load(pointers, (place < HEAD_DIM)[None, :], 0.0)
-        else:
-            x = tl.load(pointers)
-    # The interpreter has no bfloat16 products.
-    return x.to(tl.float32) if INTERPRET else x
 
 
 @triton.jit
@@ -132,7 +110,7 @@ def attention(
         cut_count = ((full_count > 0) & is_last_cut).to(tl.int32)
         whole_count -= cut_count
 
-    block = _load(
+    block = load_tile(
         query, item, head, query_start, stride_query_item, stride_query_head, stride_query_token, seq_len,
         HEAD_DIM, BLOCK_QUERIES, BLOCK_DIM, USES_DESCRIPTORS, True, INTERPRET,
     )  # fmt: skip
@@ -149,11 +127,11 @@ def attention(
             is_cut = place < cut_count
             masked_tile = tl.load(tiles + tl.where(is_cut, whole_count, full_count - cut_count) + place)
             key_start = masked_tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
-            keys = _load(
+            keys = load_tile(
                 key, item, head, key_start, stride_key_item, stride_key_head, stride_key_token, seq_len,
                 HEAD_DIM, BLOCK_KEYS, BLOCK_DIM, USES_DESCRIPTORS, True, INTERPRET,
             )  # fmt: skip
-            values = _load(
+            values = load_tile(
                 value, item, head, key_start, stride_value_item, stride_value_head, stride_value_token, seq_len,
                 HEAD_DIM, BLOCK_KEYS, BLOCK_DIM, USES_DESCRIPTORS, True, INTERPRET,
             )  # fmt: skip
@@ -178,11 +156,11 @@ def attention(
     for step in range(0, whole_count * KEY_SPLIT):
         key_start = tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
         tile = tl.load(tiles + (step + 1) // KEY_SPLIT)
-        keys = _load(
+        keys = load_tile(
             key, item, head, key_start, stride_key_item, stride_key_head, stride_key_token, seq_len,
             HEAD_DIM, BLOCK_KEYS, BLOCK_DIM, USES_DESCRIPTORS, False, INTERPRET,
         )  # fmt: skip
-        values = _load(
+        values = load_tile(
             value, item, head, key_start, stride_value_item, stride_value_head, stride_value_token, seq_len,
             HEAD_DIM, BLOCK_KEYS, BLOCK_DIM, USES_DESCRIPTORS, False, INTERPRET,
         )  # fmt: skip

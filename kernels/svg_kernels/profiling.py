@@ -9,24 +9,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from svg_kernels.launch import Launch, is_interpreted
 from svg_kernels.pattern_mask import place_keep
 from svg_kernels.spec import Case, Inputs, Spec
 from svg_kernels.tile_lists import FULL, PARTIAL, PatternIntegers
+from svg_kernels.tiles import fits_descriptor, load_tile
 
 LOG2_E = math.log2(math.e)
-# Rows of one program at most: as many as a word has bits.
+# Rows of one program at most, and keys of one step.
 MOST_ROWS, BLOCK_KEYS = 64, 64
-# Keys whose words one program packs.
-PACKED_KEYS = 128
+# Keys whose bits make a word.
+WORD = tl.constexpr(64)
 # Keys of one program: few enough to fill a GPU, many enough that joining them costs little.
 KEYS_PER_PROGRAM = 8192
 OUTPUTS = tl.constexpr(3)
+# From which compute capability on tiles are moved by the tensor memory engine.
+HOPPER = 90
+# Whose program the interpreter takes.
+LEAST_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +68,14 @@ class RowMasks:
 @triton.jit(do_not_specialize=["num_rows", "num_tiles", "seq_len", "first", "second"])
 def _pack(
     words, row_states, key_tile, row_place, key_place, integers, num_rows, num_tiles, seq_len, first, second,
-    BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr, HAS_PARTIAL: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, HAS_PARTIAL: tl.constexpr,
 ):  # fmt: skip
-    """Store for each key which rows of a block keep it, as bits of a word ``(patterns, row blocks, seq_len)``."""
+    """Store which keys of a word each row keeps, as its bits: ``(patterns, row blocks, words of keys, BLOCK_ROWS)``."""
     pattern = first
     if tl.program_id(0) == 1:
         pattern = second
-    row = tl.arange(0, BLOCK_ROWS)
-    rows, columns = tl.program_id(1) * BLOCK_ROWS + row, tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    row, place = tl.arange(0, BLOCK_ROWS), tl.arange(0, WORD)
+    rows, columns = tl.program_id(1) * BLOCK_ROWS + row, tl.program_id(2) * WORD + place
     is_key = columns < seq_len
     tile = tl.load(key_tile + pattern * seq_len + columns, is_key, 0)
     of_row = (pattern * num_rows + tl.minimum(rows, num_rows - 1)) * num_tiles
@@ -78,47 +85,48 @@ def _pack(
         row_at = tl.load(row_place + pattern * num_rows + rows, rows < num_rows, 0)
         key_at = tl.load(key_place + pattern * seq_len + columns, is_key, 0)
         kept = kept | ((state == 1) & place_keep(integers, pattern, row_at, key_at))
-    word = tl.sum(kept.to(tl.int64) << row.to(tl.int64)[:, None], 0)
-    at = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)).to(tl.int64) * seq_len
-    tl.store(words + at + columns, word, is_key)
+    word = tl.sum(kept.to(tl.int64) << place.to(tl.int64)[None, :], 1)
+    at = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)).to(tl.int64) * tl.num_programs(2)
+    tl.store(words + (at + tl.program_id(2)) * BLOCK_ROWS + row, word)
 
 
 @triton.jit
-def _kept(words, row, columns, is_key):
-    """Return which pairs of a block's rows and keys are kept, ``(rows, columns)``."""
-    word = tl.load(words + columns, is_key, 0)
-    return ((word[None, :] >> row[:, None]) & 1) != 0
+def _kept(words, start, row, place, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Return which pairs of a block's rows and of the keys from ``start`` on are kept, ``(BLOCK_ROWS, BLOCK)``."""
+    word = tl.load(words + (start // WORD) * BLOCK_ROWS + row)
+    # Halves of the word, as shifts of 64 bits take several instructions.
+    if BLOCK == WORD:
+        low, high = word.to(tl.int32), (word >> 32).to(tl.int32)
+        half = tl.where((place < 32)[None, :], low[:, None], high[:, None])
+    else:
+        half = (word >> (start % WORD)).to(tl.int32)[:, None]
+    return ((half >> (place % 32)[None, :]) & 1) != 0
 
 
-@triton.jit(do_not_specialize=["num_rows", "seq_len"])
+@triton.jit(do_not_specialize=["num_rows", "seq_len", "num_words"])
 def _sums(
     query, key, value, lengths, words, peaks, weights, totals,
     stride_query_item, stride_query_head, stride_query_token,
     stride_key_item, stride_key_head, stride_key_token,
     stride_value_item, stride_value_head, stride_value_token,
-    num_heads, num_rows, seq_len, scale_log2,
+    num_heads, num_rows, seq_len, num_words, scale_log2,
     HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    KEYS: tl.constexpr, INTERPRET: tl.constexpr,
+    KEYS: tl.constexpr, USES_DESCRIPTORS: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """Sum one block of rows over one part of the keys: without a mask, and under both packed ones."""
     lane, block, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     item, head = lane // num_heads, lane % num_heads
-    rows, place = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_DIM)
-    query += item.to(tl.int64) * stride_query_item + head.to(tl.int64) * stride_query_head
-    key += item.to(tl.int64) * stride_key_item + head.to(tl.int64) * stride_key_head
-    value += item.to(tl.int64) * stride_value_item + head.to(tl.int64) * stride_value_head
-    in_dim = (place < HEAD_DIM)[None, :]
-    queries = tl.load(
-        query + (rows[:, None] * stride_query_token + place[None, :]), (rows < num_rows)[:, None] & in_dim, 0.0
-    )
-    if INTERPRET:
-        queries = queries.to(tl.float32)
+    place = tl.arange(0, BLOCK_DIM)
+    queries = load_tile(
+        query, item, head, block * BLOCK_ROWS, stride_query_item, stride_query_head, stride_query_token, num_rows,
+        HEAD_DIM, BLOCK_ROWS, BLOCK_DIM, False, True, INTERPRET,
+    )  # fmt: skip
     limit = seq_len
     if lengths is not None:
         limit = tl.minimum(tl.load(lengths + item).to(tl.int32), seq_len)
-    row = tl.arange(0, BLOCK_ROWS).to(tl.int64)
-    words_first = words + block.to(tl.int64) * seq_len
-    words_second = words_first + tl.num_programs(1).to(tl.int64) * seq_len
+    row, column = tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK)
+    words_first = words + (block * num_words).to(tl.int64) * BLOCK_ROWS
+    words_second = words_first + (tl.num_programs(1) * num_words).to(tl.int64) * BLOCK_ROWS
 
     peak = tl.full([BLOCK_ROWS], -float("inf"), tl.float32)
     weight = tl.zeros([BLOCK_ROWS], tl.float32)
@@ -127,23 +135,29 @@ def _sums(
     total = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
     total_first = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
     total_second = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
-    for start in range(part * KEYS, tl.minimum((part + 1) * KEYS, limit), BLOCK):
-        columns = start + tl.arange(0, BLOCK)
+    begin = part * KEYS
+    for step in range(0, tl.cdiv(tl.minimum(begin + KEYS, limit) - begin, BLOCK)):
+        start = begin + step * BLOCK
+        columns = start + column
         is_key = columns < limit
-        wanted = is_key[:, None] & in_dim
-        offsets = columns.to(tl.int64)[:, None]
-        keys = tl.load(key + (offsets * stride_key_token + place[None, :]), wanted, 0.0)
-        values = tl.load(value + (offsets * stride_value_token + place[None, :]), wanted, 0.0)
-        if INTERPRET:
-            keys, values = keys.to(tl.float32), values.to(tl.float32)
-        scores = tl.dot(queries, keys.T, input_precision="ieee") * scale_log2
-        scores = tl.where(is_key[None, :], scores, -float("inf"))
-        new_peak = tl.maximum(peak, tl.max(scores, 1))
+        keys = load_tile(
+            key, item, head, start, stride_key_item, stride_key_head, stride_key_token, seq_len,
+            HEAD_DIM, BLOCK, BLOCK_DIM, USES_DESCRIPTORS, True, INTERPRET,
+        )  # fmt: skip
+        values = load_tile(
+            value, item, head, start, stride_value_item, stride_value_head, stride_value_token, seq_len,
+            HEAD_DIM, BLOCK, BLOCK_DIM, USES_DESCRIPTORS, True, INTERPRET,
+        )  # fmt: skip
+        if lengths is not None:
+            # Padding may hold anything, and a probability of nothing times NaN is NaN.
+            values = tl.where(is_key[:, None], values, 0.0)
+        scores = tl.where(is_key[None, :], tl.dot(queries, keys.T, input_precision="ieee"), -float("inf"))
+        new_peak = tl.maximum(peak, tl.max(scores, 1) * scale_log2)
         decay = tl.exp2(peak - new_peak)
-        probability = tl.exp2(scores - new_peak[:, None])
+        probability = tl.exp2(scores * scale_log2 - new_peak[:, None])
         peak = new_peak
-        under_first = tl.where(_kept(words_first, row, columns, is_key), probability, 0.0)
-        under_second = tl.where(_kept(words_second, row, columns, is_key), probability, 0.0)
+        under_first = tl.where(_kept(words_first, start, row, column, BLOCK_ROWS, BLOCK), probability, 0.0)
+        under_second = tl.where(_kept(words_second, start, row, column, BLOCK_ROWS, BLOCK), probability, 0.0)
         weight = weight * decay + tl.sum(probability, 1)
         weight_first = weight_first * decay + tl.sum(under_first, 1)
         weight_second = weight_second * decay + tl.sum(under_second, 1)
@@ -207,6 +221,7 @@ def prepare(
     lengths: torch.Tensor | None,
     first: int,
     second: int,
+    capability: int,
 ) -> tuple[torch.Tensor, list[Launch]]:
     """Return the squared errors of two patterns, float32 ``(batch, num_heads, row blocks, 2)``, and what fills them."""
     batch, num_heads, num_rows, head_dim = query.shape
@@ -218,13 +233,18 @@ def prepare(
     weights = query.new_empty((*grid, 3, block_rows), dtype=torch.float32)
     totals = query.new_empty((*grid, 3, block_rows, block_dim), dtype=torch.float32)
     errors = query.new_full((batch, num_heads, grid[1], 2), torch.nan, dtype=torch.float32)
-    words = query.new_empty((2, grid[1], seq_len), dtype=torch.int64)
-    tensors = {"query": query, "key": key, "value": value}
+    words = query.new_empty((2, grid[1], -(-seq_len // WORD.value), block_rows), dtype=torch.int64)
+    block_keys = BLOCK_KEYS if query.element_size() == 2 and head_dim <= 128 else BLOCK_KEYS // 4
+    tensors: dict[str, Any] = {"query": query, "key": key, "value": value}
     strides = {
         f"stride_{name}_{axis}": x.stride(i)
         for name, x in tensors.items()
         for i, axis in enumerate(("item", "head", "token"))
     }
+    uses_descriptors = capability >= HOPPER and fits_descriptor(key) and fits_descriptor(value)
+    if uses_descriptors:
+        tile = [1, 1, block_keys, block_dim]
+        tensors |= {name: TensorDescriptor.from_tensor(tensors[name], tile) for name in ("key", "value")}
     shared = {"peaks": peaks, "weights": weights, "totals": totals, "num_rows": num_rows}
     constants = {"HEAD_DIM": head_dim, "BLOCK_DIM": block_dim, "BLOCK_ROWS": block_rows}
     packed = {
@@ -240,7 +260,6 @@ def prepare(
         "first": first,
         "second": second,
         "BLOCK_ROWS": block_rows,
-        "BLOCK": PACKED_KEYS,
         "HAS_PARTIAL": masks.has_partial,
     }
     sums = {
@@ -252,14 +271,16 @@ def prepare(
         "words": words,
         "num_heads": num_heads,
         "seq_len": seq_len,
+        "num_words": words.shape[2],
         "scale_log2": head_dim**-0.5 * LOG2_E,
-        "BLOCK": BLOCK_KEYS if query.element_size() == 2 and head_dim <= 128 else BLOCK_KEYS // 4,
+        "BLOCK": block_keys,
         "KEYS": KEYS_PER_PROGRAM,
+        "USES_DESCRIPTORS": uses_descriptors,
         "INTERPRET": is_interpreted(_sums),
     }
     joined = {**shared, **constants, "errors": errors, "num_parts": grid[2]}
     return errors, [
-        Launch(_pack, (2, grid[1], -(-seq_len // PACKED_KEYS)), packed, {"num_warps": 4}),
+        Launch(_pack, (2, grid[1], words.shape[2]), packed, {"num_warps": 4}),
         Launch(_sums, grid, sums, {"num_warps": 8, "num_stages": 2}),
         Launch(_join, (grid[0], grid[1], 2), joined, {"num_warps": 4}),
     ]
@@ -278,9 +299,12 @@ def pattern_errors(
         lengths: ``(batch,)``; keys at or past it get no attention.
     """
     count = masks.row_states.shape[0]
+    major, minor = torch.cuda.get_device_capability(query.device) if query.is_cuda else LEAST_CAPABILITY
+    capability = 10 * major + minor
     found = []
     for first in range(0, count, 2):
-        errors, launches = prepare(query, key, value, masks, lengths, first, min(first + 1, count - 1))
+        second = min(first + 1, count - 1)
+        errors, launches = prepare(query, key, value, masks, lengths, first, second, capability)
         for launch in launches:
             launch.run()
         found.append(errors.sum(2).permute(2, 0, 1)[: count - first])
@@ -322,7 +346,7 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
 
 
 def _prepare(inputs: Inputs, capability: int) -> tuple[tuple[torch.Tensor, ...], list[Launch]]:
-    errors, launches = prepare(**inputs, first=0, second=1)
+    errors, launches = prepare(**inputs, first=0, second=1, capability=capability)
     return (errors,), launches
 
 

@@ -13,6 +13,8 @@ TRACKING_MODES = ("off", "offline", "online")
 TEXT_PLACES = ("none", "first", "last")
 GUIDANCES = ("two_forwards", "batched", "embedded")
 STEPS = ("dense", "sparse", "fixed")
+# Of a step: more say nothing new.
+MOST_REPEATS = 20
 GRIDS = ("unipc_flow", "flow_match", "trailing", "edm")
 
 
@@ -260,6 +262,7 @@ class StepConfig(Config):
     weights: str = "random"
     steps: list[str] = field(default_factory=lambda: list(STEPS))
     seconds: float = 10.0
+    repeats: int = 1
     temporal_share: float = 2 / 3
     text_tokens: int | None = None
     gpu: str = "auto"
@@ -270,6 +273,8 @@ class StepConfig(Config):
         if self.steps not in [list(STEPS[:count]) for count in (1, 2, 3)]:
             raise ValueError(f"steps is {self.steps}; it must be [dense], [dense,sparse] or [dense,sparse,fixed]")
         _at_least("seconds", self.seconds, 0)
+        if not 1 <= self.repeats <= MOST_REPEATS:
+            raise ValueError(f"repeats is {self.repeats}; it must be from 1 to {MOST_REPEATS}")
         if not 0 <= self.temporal_share <= 1:
             raise ValueError(f"temporal_share is {self.temporal_share}; it must be in [0, 1]")
         if self.text_tokens is not None:

@@ -17,6 +17,7 @@ from experiments.forced_choice import FixedPlans, ForcedChoice, deal
 from experiments.forecasting import size_of
 from experiments.one_step import Step, Timing, build_step
 from experiments.progress import Progress
+from experiments.schema import MOST_REPEATS
 from experiments.step_planning import StepPlan
 from experiments.warmup import compile_seconds
 from experiments.whole_video import WholeVideo, run_video
@@ -27,9 +28,6 @@ from svg.cost.memory import GIB
 from svg.cost.verify import CheckedBackend
 from svg.methods.dense import Dense
 from svg.results import RunWriter
-
-# More repetitions than this say nothing new.
-MOST_ROUNDS = 20
 
 
 def run(plan: StepPlan) -> Path:
@@ -156,19 +154,19 @@ def _warm_up(plan: StepPlan, dense_backend: Any) -> dict[str, CheckedBackend]:
 
 
 def _time(plan: StepPlan, step: Step, dense_backend: Any) -> dict[str, list[Timing]]:
-    """Time the kinds of step in turns, at least once, until ``seconds`` would be exceeded."""
+    """Time the kinds of step in turns, ``repeats`` times at least, until ``seconds`` would be exceeded."""
     methods = _methods(plan)
     timings: dict[str, list[Timing]] = {name: [] for name in methods}
     order = list(methods)
     began = time.perf_counter()
-    for _ in range(MOST_ROUNDS):
+    for done in range(1, MOST_REPEATS + 1):
         start = time.perf_counter()
         for name in order:
             timings[name].append(step(methods[name], plan.backend, dense_backend))
         # Back and forth, so that a GPU that grows warm slows none of them more than the others.
         order.reverse()
         now = time.perf_counter()
-        if now - began + (now - start) > plan.config.seconds:
+        if done >= plan.config.repeats and now - began + (now - start) > plan.config.seconds:
             break
     return timings
 

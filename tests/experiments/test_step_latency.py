@@ -184,7 +184,7 @@ def test_dense_layers_of_the_method_stay_dense_in_a_sparse_step(tiny, call, tmp_
 
 
 @pytest.mark.slow
-def test_steps_are_repeated_in_turns_until_the_seconds_are_spent(tiny, call, tmp_path, monkeypatch):
+def test_steps_are_repeated_in_turns_as_often_as_asked_for(tiny, call, tmp_path, monkeypatch):
     order = []
     real = Step.__call__
 
@@ -193,8 +193,7 @@ def test_steps_are_repeated_in_turns_until_the_seconds_are_spent(tiny, call, tmp
         return real(self, method, backend, dense_backend)
 
     monkeypatch.setattr(Step, "__call__", counted)
-    monkeypatch.setattr(step_runner, "MOST_ROUNDS", 3)
-    status, _, err = call(*tiny("tiny_wan"), "seconds=1000", command="step_latency")
+    status, _, err = call(*tiny("tiny_wan"), "repeats=3", command="step_latency")
     assert (status, err) == (0, "")
     there = ["Dense", "ForcedChoice", "FixedPlans"]
     assert order == [*there, *there, *there[::-1], *there]
@@ -337,6 +336,8 @@ def test_a_damaged_record_is_set_aside_and_timed_again(tiny, tmp_path):
         ("steps=[dense,fixed]", "steps is ['dense', 'fixed']"),
         ("steps=[]", "steps is []"),
         ("seconds=-1", "seconds is -1.0; it must be at least 0"),
+        ("repeats=0", "repeats is 0; it must be from 1 to 20"),
+        ("repeats=21", "repeats is 21"),
         ("temporal_share=1.5", "temporal_share is 1.5; it must be in [0, 1]"),
         ("text_tokens=3", "text_tokens is 3; this model's text stands in no self-attention"),
         ("gpu=h300", "gpu is 'h300'; it must be one of a100"),

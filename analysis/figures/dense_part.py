@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import look
+from analysis.figures.floor import floor_notes
 from analysis.figures.series import MissingRows, drawable, families, settings_of
 from analysis.summary import FORMATS
 
@@ -90,5 +91,6 @@ def quality_of_dense_part(
         axes.set_axis_off()
     bar = figure.colorbar(image, ax=list(grid), shrink=0.9, label=f"{FORMATS[quantity][0]} against dense")
     bar.outline.set_visible(False)
-    look.add_notes(figure, ["In a cell: the quality, and the speed-up of the generation.", *notes])
+    words = "In a cell: the quality, and the speed-up of the generation."
+    look.add_notes(figure, [words, *notes, *floor_notes(drawn, quantity)])
     return look.save(figure, output, suffixes)

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures import look
-from analysis.figures.series import DENSITY, differing, drawable, higher_is_better
+from analysis.figures.floor import floor_notes, higher_is_better
+from analysis.figures.series import DENSITY, MissingRows, differing, drawable
 from analysis.settings import knob_text
 from analysis.summary import FORMATS
 
@@ -29,7 +30,7 @@ def quality_over_time(
     """Draw one quality over the seconds of a generation, a panel for each model and machine, and join the front.
 
     The line is the best quality within a time. The settings on the front are numbered from the fastest on and named
-    above; a vertical line is the dense twin's time.
+    above; a vertical line is the dense twin's time. The runs that measured the noise floor are no points.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -43,9 +44,15 @@ def quality_over_time(
         The files written.
 
     Raises:
-        MissingRows: If no run has both numbers.
+        MissingRows: If no sparse run has both numbers.
     """
     table, notes = drawable(measurements, runs, [quantity, "generation_s"], protocol=protocol, makes="experiment=grid")
+    table = table[table[f"{quantity}_noise"] != "noise floor"]
+    if table.empty:
+        raise MissingRows(
+            f"quantity={quantity}, protocol={protocol}: no run below this folder has such a number and a time, save "
+            "those that measure the noise floor; python -m experiments.compare -m experiment=grid makes some"
+        )
     groups = list(table.groupby(["model", "environment"], sort=False))
     columns = min(2, len(groups))
     lines = -(-len(groups) // columns)
@@ -76,7 +83,7 @@ def quality_over_time(
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
     look.add_legend(figure)
-    look.add_notes(figure, [*named, *notes])
+    look.add_notes(figure, [*named, *notes, *floor_notes(table, quantity)])
     return look.save(figure, output, suffixes)
 
 

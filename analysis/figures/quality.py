@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.figures.floor import draw_noise_floor, quality_axes
 from analysis.figures.look import SUFFIXES, add_legend, add_notes, in_one_look, new_figure, save, width_for
-from analysis.figures.series import MissingRows, draw_curves, draw_noise_floor, drawable, families, interval_note
+from analysis.figures.series import MissingRows, draw_curves, drawable, families, interval_note
 from analysis.summary import FORMATS
 
 
@@ -25,7 +26,8 @@ def quality_over_density(
     """Draw one quality over the executed density, a line per method, bars for 95 % intervals, and write it.
 
     What is no further from dense than dense attention on another kernel, the noise floor, is shaded; where none was
-    measured, or other kernels' videos were identical, the figure says so. The runs that measured it are no points.
+    measured, or other kernels' videos were identical, the figure says so. Where it is far above all points, a break in
+    the axis leads there. The runs that measured it are no points.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -50,14 +52,15 @@ def quality_over_density(
         )
     series = families(table)
     figure = new_figure(width_for(len(series)), 2.2)
-    axes = figure.subplots()
+    axes, above = quality_axes(figure, table, quantity)
     if draw_curves(axes, "density_executed", quantity, series, apart="sum"):
         notes.append("Points at one density stand side by side.")
-    notes += [*draw_noise_floor(axes, table, quantity), interval_note(table, quantity)]
+    notes += [*draw_noise_floor(above, table, quantity), interval_note(table, quantity)]
     axes.set_xlim(0, 1.1 * float(table["density_executed"].max()))
     axes.set_xlabel("density executed (tiles of sparse calls)")
     axes.set_ylabel(f"{FORMATS[quantity][0]} against dense")
-    axes.grid()
+    for panel in dict.fromkeys((axes, above)):
+        panel.grid()
     add_legend(figure)
     add_notes(figure, notes)
     return save(figure, output, suffixes)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import look
+from analysis.figures.floor import floor_notes
 from analysis.figures.series import MissingRows, draw_curves, drawable, families, interval_note, settings_of
 from analysis.statistics import Value, estimate
 from analysis.summary import FORMATS
@@ -75,7 +76,7 @@ def quality_over_sampled_rows(
         axes.set_ylabel(heading)
         axes.grid()
     look.add_legend(figure)
-    look.add_notes(figure, [*notes, interval_note(drawn, quantity)])
+    look.add_notes(figure, [*notes, *floor_notes(drawn, quantity), interval_note(drawn, quantity)])
     return look.save(figure, output, suffixes)
 
 

@@ -9,9 +9,8 @@ from typing import Literal
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.figures.look import GREY, PALE, style
+from analysis.figures.look import style
 from analysis.intervals import few_prompts_text
-from analysis.remarks import NOT_MEASURED
 from analysis.settings import counted, environments, knob_text, machine_text
 from analysis.summary import FORMATS, QUALITY, full_labels, summary
 
@@ -131,40 +130,6 @@ def draw_curves(
 def interval_note(table: pd.DataFrame, quantity: str) -> str:
     """Return what there is to say of intervals over few prompts; empty where there are enough, or rows have none."""
     return few_prompts_text(table.loc[table["videos"] > 0, f"{quantity}_prompts"].tolist())
-
-
-def draw_noise_floor(axes: Axes, table: pd.DataFrame, quantity: str) -> list[str]:
-    """Shade what is no further from dense than dense on another kernel; return what there is to say instead.
-
-    A dashed line is where noise begins, one for each model and machine that has a floor; shaded is what is noise by all
-    of them. Where none was measured, or the other kernel's videos were identical, there is nothing to shade.
-    """
-    values, notes = [], []
-    columns = ["model", "environment", f"{quantity}_floor", f"{quantity}_floor_backend"]
-    floors = table[columns].drop_duplicates()
-    for model, _, value, backend in floors.itertuples(index=False, name=None):
-        of_model = f", {model}" if table["model"].nunique() > 1 else ""
-        if pd.isna(value):
-            notes.append(NOT_MEASURED.rstrip(".") + of_model)
-        elif math.isinf(value):
-            notes.append(f"Noise floor: none, dense on {backend} is identical{of_model}")
-        else:
-            values.append(value)
-            label = f"noise floor (dense on {backend}{of_model})"
-            axes.axhline(value, color=GREY, linestyle="--", linewidth=1.0, label=label)
-    if values:
-        edges = [*axes.get_ylim(), *values]
-        is_up = higher_is_better(quantity)
-        far = max(edges) + 0.08 * (max(edges) - min(edges)) if is_up else min(0.0, *edges)
-        near = max(values) if is_up else min(values)
-        axes.axhspan(near, far, color=PALE, alpha=0.6, linewidth=0, zorder=0)
-        axes.set_ylim(min(far, *edges), max(far, *edges))
-    return list(dict.fromkeys(notes))
-
-
-def higher_is_better(quantity: str) -> bool:
-    """Return whether more of a quality of `analysis.summary.QUALITY` is better: of all but distances."""
-    return not quantity.startswith("lpips")
 
 
 def machine_notes(runs: pd.DataFrame, letters: Iterable[str]) -> list[str]:

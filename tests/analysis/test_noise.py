@@ -170,6 +170,22 @@ def test_the_figure_draws_the_floor_or_says_that_there_is_none(tables, tmp_path,
     assert "Noise floor: none, dense on flex is identical" in said[2]
 
 
+def test_a_floor_far_above_all_points_has_an_axis_of_its_own(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+    root = tmp_path / "runs"
+    for name, scores in {"svg": {"p0": 30.0, "p1": 31.0}, "rival": {"p0": 28.0, "p1": 29.0}}.items():
+        write(root, name, name, scores)
+    write(root, "floor", "dense", {"p0": 70.0, "p1": 72.0})
+    quality_over_density(load.measurements(root), load.runs(root), tmp_path / "far", suffixes=[".png"])
+    above, points = drawn[0].axes
+    [line] = [line for line in above.lines if line.get_label() == "noise floor (dense on flex)"]
+    assert list(line.get_ydata()) == [71, 71] and above.get_ylim()[0] > 60 and len(above.patches) == 1
+    # The points have the range to themselves.
+    assert points.get_ylim()[1] < 40 and not points.patches
+    assert set(points.get_legend_handles_labels()[1]) == {"svg", "rival"}
+
+
 def test_the_report_gives_paired_differences_with_their_intervals_and_the_noise_floor(tmp_path):
     for method, scores in {"svg": (30.0, 31.0, 33.0), "other": (28.0, 29.5, 29.5)}.items():
         write(tmp_path, method, method, dict(zip("abc", scores, strict=True)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from analysis.intervals import interval
 
 # A place finer than a video; what is asked here is about whole videos.
 _FINER = ("step", "layer", "head", "frame")
+_NUMBERS = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,17 @@ def _note(values: Sequence[Value], infinite: int) -> str:
         reasons = [str(value.reason) for value in values if value.status == status]
         if reasons:
             share = "" if len(reasons) == total else f"{len(reasons)} of {total} "
-            notes.append(f"{share}{status}: {'; '.join(dict.fromkeys(reasons))}")
+            notes.append(f"{share}{status}: {_listed(reasons)}")
     partial = [value.reason for value in values if value.status == "ok" and value.reason]
     if partial:
-        notes.append(f"{len(partial)} of {total}: {'; '.join(dict.fromkeys(partial))}")
+        notes.append(f"{len(partial)} of {total}: {_listed(partial)}")
     return ", ".join(notes)
+
+
+def _listed(reasons: Iterable[str]) -> str:
+    """Return reasons one after the other; of those that differ in their numbers alone the first, and how many more."""
+    alike: dict[str, list[str]] = {}
+    for reason in dict.fromkeys(reasons):
+        alike.setdefault(_NUMBERS.sub("", reason), []).append(reason)
+    more = {first: f" ({len(others)} more with other numbers)" if others else "" for first, *others in alike.values()}
+    return "; ".join(first + words for first, words in more.items())

@@ -194,6 +194,14 @@ def test_the_printed_table_names_what_a_reader_needs(fake, capsys):
     assert "commit 0123456789 with uncommitted changes" in text
 
 
+def test_reasons_that_differ_in_their_numbers_alone_are_said_once(tmp_path):
+    lost = {"quantity": "speedup", "unit": "1", "value": None, "status": "unavailable", "seed": 0}
+    reasons = ["busy for 0.5 s", "busy for 1.25 s", "no clock", "busy for 0.5 s"]
+    write(tmp_path, "a", *(Measurement(reason=words, prompt_id=f"p{n}", **lost) for n, words in enumerate(reasons)))
+    [note] = summary(load.measurements(tmp_path), load.runs(tmp_path))["speedup_note"]
+    assert note == "unavailable: busy for 0.5 s (1 more with other numbers); no clock"
+
+
 def test_several_dense_backends_stand_beside_their_speedups(tmp_path, capsys):
     faster = Measurement(quantity="speedup", unit="1", value=1.5, prompt_id="p0", seed=0)
     write(tmp_path, "a", faster, dense_backend="sdpa")

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 import torch._dynamo
+from torch.fx import GraphModule
+
+from svg.rewriting import rewrite
 
 # Graphs of one kind of block, for all its shapes in a process; PyTorch itself stops at eight.
 MOST_GRAPHS = 64
@@ -21,7 +24,8 @@ def compile_blocks(transformer: Any, more_blocks: Iterable[str], options: Mappin
     Args:
         transformer: Its class names its repeated blocks in ``_repeated_blocks``, as diffusers has it.
         more_blocks: Classes of blocks beside those, by name.
-        options: Of ``torch.compile``, beside or in place of ``OPTIONS``.
+        options: Of ``torch.compile``, beside or in place of ``OPTIONS``. A backend other than PyTorch's own gets the
+            graphs as they are; its own gets them rewritten.
 
     Raises:
         ValueError: If there is no such block, or something runs inside of one that its graph cannot hold; from a
@@ -35,6 +39,8 @@ def compile_blocks(transformer: Any, more_blocks: Iterable[str], options: Mappin
             f"{', '.join(sorted(names)) or 'none is named'}; name them in the adapter's repeated_blocks"
         )
     options = OPTIONS | dict(options)
+    if options.get("backend", "inductor") == "inductor":
+        options["backend"] = _inductor
     if options["fullgraph"]:
         for block in blocks:
             _check_hooks(block)
@@ -48,6 +54,16 @@ def compile_blocks(transformer: Any, more_blocks: Iterable[str], options: Mappin
             block._compiled_call_impl = was
 
     return put_back
+
+
+def _inductor(
+    graph: GraphModule, inputs: list[Any], mode: str | None = None, options: dict[str, Any] | None = None
+) -> Callable[..., Any]:
+    """Compile a rewritten graph by PyTorch's own compiler; a mode and options as ``torch.compile`` takes them."""
+    rewrite(graph)
+    settings = {**(torch._inductor.list_mode_options(mode) if mode else {}), **(options or {})}
+    inductor: Any = torch._dynamo.lookup_backend("inductor")
+    return inductor(graph, inputs, config_patches=settings)
 
 
 def _told(block: torch.nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:

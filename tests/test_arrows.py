@@ -73,7 +73,8 @@ ROOMS = {
     "svg.captures": Room(f"{PLAN} svg.receipt svg.atomic svg.results svg.captures.index", "torch safetensors"),
     # attach joins what it is handed; only `attaching` finds backends and models by name.
     "svg.receipt": Room(PLAN, "torch"),
-    "svg.compiling": Room("", "torch"),
+    "svg.rewriting": Room("", "torch"),
+    "svg.compiling": Room("svg.rewriting", "torch"),
     "svg.parallel": Room("svg.layout svg.plan", "torch"),
     "svg.attachment": Room(f"{PLAN} svg.schedule svg.receipt svg.compiling", "torch"),
     "svg.attaching": Room(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from svg import compiling
 from svg.compiling import MOST_GRAPHS, compile_blocks
 
 
@@ -75,3 +76,26 @@ def test_what_cannot_be_compiled_is_told_in_one_line_with_the_setting():
     )
     said = told(Printing(), backend="eager")
     assert said.startswith(f"{about} Printing here: ") and "print" in said and "\n" not in said
+
+
+def test_pytorchs_own_compiler_gets_rewritten_graphs_and_its_settings_and_others_the_graphs_as_they_are(monkeypatch):
+    rewritten, given = [], []
+    monkeypatch.setattr(compiling, "rewrite", rewritten.append)
+
+    def inductor(graph, inputs, config_patches):
+        given.append(config_patches)
+        return graph.forward
+
+    monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: inductor)
+    for options in ({}, {"backend": "inductor", "options": {"max_autotune": True}}, {"mode": "max-autotune"}):
+        torch._dynamo.reset()
+        transformer = Transformer(Block(), names=["Block"])
+        put_back = compile_blocks(transformer, (), options)
+        assert torch.equal(transformer.blocks[0](torch.ones(3)), Block()(torch.ones(3)))
+        put_back()
+    assert len(rewritten) == 3
+    assert given[:2] == [{}, {"max_autotune": True}] and given[2]["max_autotune"]
+    put_back = compile_blocks(Transformer(block := Block(), names=["Block"]), (), {"backend": lambda graph, _: graph})
+    block(torch.ones(3))
+    put_back()
+    assert len(rewritten) == 3

@@ -141,15 +141,16 @@ class CogVideoXSelfAttention(SelfAttention):
         num_apart: int,
     ) -> AttentionInputs:
         # The rotation is the video's, which stands after the text.
-        turns = None if rotation is None else _with_text(rotation, query.shape[1] - rotation[0].shape[0])
+        num_text_tokens = 0 if rotation is None else query.shape[1] - rotation[0].shape[0]
 
         def finish(norm: torch.nn.Module | None, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
-            whole = None if indices is not None else fused(rows, attn.heads, norm, turns)
-            if whole is not None:
-                return whole
+            if indices is None:
+                whole = fused(rows, attn.heads, norm, rotation, text=(0, num_text_tokens))
+                if whole is not None:
+                    return whole
             heads = rows.unflatten(2, (attn.heads, -1)).transpose(1, 2)
             heads = heads if norm is None else norm(heads)
-            return heads if turns is None else rotate(heads, turns, indices)
+            return heads if rotation is None else rotate(heads, _with_text(rotation, num_text_tokens), indices)
 
         return projected(attn, query, key, value, finish)
 

@@ -35,8 +35,12 @@ def whole_for_parts(graph: Graph, node: Any) -> Node | None:
     parts, axis = _joined(node)
     if len(parts) != 2 or any(part.target is not operator.getitem for part in parts):
         return None
-    whole: Any = parts[0].args[0]
-    if parts[1].args[0] is not whole or getattr(_value(whole), "shape", None) != _value(node).shape:
+    whole = parts[0].args[0]
+    if (
+        not isinstance(whole, Node)
+        or parts[1].args[0] is not whole
+        or getattr(_value(whole), "shape", None) != _value(node).shape
+    ):
         return None
     length = _value(node).shape[axis]
     first, second = (_cut(part.args[1], axis, length) for part in parts)

@@ -19,12 +19,14 @@ MOST_SHARED = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448,
 def compile_all(capability: int, dtype: torch.dtype = torch.bfloat16, names: list[str] | None = None) -> list[str]:
     """Compile each kernel's test cases, and those that are only compiled, and return a line for each.
 
+    Kernels for newer GPUs only are left out.
+
     Raises:
         ValueError: If a kernel needs more shared memory than the GPU has, or multiplies float32 as TF32.
     """
     lines = []
     for name, spec in svg_kernels.specs().items():
-        if names and name not in names:
+        if (names and name not in names) or capability < spec.least_capability:
             continue
         for case in spec.cases + spec.compiled_cases:
             _, launches = spec.prepare(spec.inputs(case, dtype, torch.device("cpu")), capability)

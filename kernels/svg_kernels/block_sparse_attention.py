@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -164,8 +165,19 @@ def _prepare(inputs: Inputs, capability: int) -> tuple[tuple[torch.Tensor, ...],
     return (output,), [prepare(**inputs, output=output, settings=settings)]
 
 
-def reference(inputs: Inputs, rows: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-    """Return masked attention at the given query positions (all of them if None), a head at a time."""
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    return scores.softmax(-1)
+
+
+def reference(
+    inputs: Inputs,
+    rows: torch.Tensor | None = None,
+    softmax: Callable[[torch.Tensor], torch.Tensor] = _softmax,
+) -> tuple[torch.Tensor, ...]:
+    """Return masked attention at the given query positions (all of them if None), a head at a time.
+
+    ``softmax`` is over the last dimension, of scores that are -inf where a pair is not kept.
+    """
     query, key, value, lists = (inputs[name] for name in ("query", "key", "value", "lists"))
     batch, num_heads, seq_len, head_dim = query.shape
     rows = torch.arange(seq_len, device=query.device) if rows is None else rows
@@ -176,7 +188,7 @@ def reference(inputs: Inputs, rows: torch.Tensor | None = None) -> tuple[torch.T
         for head, pattern in enumerate(inputs["assignment"].expand(batch, num_heads)[item].tolist()):
             keep = keeps[pattern][:, :limit]
             scores = query[item, head, rows] @ key[item, head, :limit].T * head_dim**-0.5
-            probability = scores.masked_fill(~keep, -torch.inf).softmax(-1).masked_fill(~keep.any(1, keepdim=True), 0)
+            probability = softmax(scores.masked_fill(~keep, -torch.inf)).masked_fill(~keep.any(1, keepdim=True), 0)
             output[item, head] = probability @ value[item, head, :limit]
     return (output,)
 

@@ -20,6 +20,7 @@ TYPES = {
     torch.int64: "i64",
     torch.int32: "i32",
     torch.int8: "i8",
+    torch.float8_e4m3fn: "fp8e4nv",
     torch.bool: "i1",
 }
 

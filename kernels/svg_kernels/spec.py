@@ -38,6 +38,7 @@ class Spec:
         bytes: (case, bytes per number) -> bytes read and written at least.
         is_attention: Whether it takes the place of full attention on a query of the case's shape.
         compiled_cases: Shapes that are compiled ahead besides ``cases``, and never run: the largest that people take.
+        least_capability: The first GPUs that it runs on, such as 90 for Hopper.
     """
 
     inputs: Callable[[Case, torch.dtype, torch.device], Inputs]
@@ -51,6 +52,7 @@ class Spec:
     bytes: Callable[[Case, int], float]
     is_attention: bool = False
     compiled_cases: tuple[Case, ...] = ()
+    least_capability: int = 80
 
     def run(self, inputs: Inputs, capability: int) -> tuple[torch.Tensor, ...]:
         """Return the outputs that the kernel computes."""

@@ -53,6 +53,9 @@ def test_a_kernel_in_the_interpreter_equals_its_reference(name, case, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("name", "case"), CASES, ids=IDS)
 def test_a_kernel_on_a_gpu_equals_its_reference(name, case, dtype):
+    major, minor = torch.cuda.get_device_capability()
+    if (least := svg_kernels.specs()[name].least_capability) > 10 * major + minor:
+        pytest.skip(f"{name} needs a GPU of compute capability {least / 10}")
     assert_close(name, case, dtype, "cuda")
 
 
@@ -74,6 +77,7 @@ def compile_ahead(*arguments: str) -> str:
 )
 def test_kernels_compile_for_gpus_that_are_not_there_and_fit_their_shared_memory(capability, dtype):
     lines = compile_ahead("--capability", str(capability), "--dtype", dtype).splitlines()
-    assert {line.split()[0] for line in lines} == set(svg_kernels.specs())
+    able = {name for name, spec in svg_kernels.specs().items() if capability >= spec.least_capability}
+    assert {line.split()[0] for line in lines} == able
     for head_dim in (64, 128, 256):
         assert any(f"{head_dim})," in line for line in lines if line.startswith("block_sparse_attention"))

@@ -1,0 +1,212 @@
+"""Block-sparse attention in 8 bits for Hopper and newer, forward only: its settings, its launches and its judge."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from svg_kernels import block_sparse_attention as wide
+from svg_kernels.fp8_inputs import prepare as prepare_inputs
+from svg_kernels.fp8_model import BLOCK, Quantised, dequantised, quantised, softmax
+from svg_kernels.fp8_program import attention
+from svg_kernels.launch import Launch, is_interpreted
+from svg_kernels.spec import Case, Inputs, Spec
+from svg_kernels.tile_lists import TileLists
+
+HEAD_DIMS = (64, 128)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the kernel divides its work.
+
+    Args:
+        block_queries: Queries per program; what the plan's tiles do not divide by is lowered to what they do.
+        block_keys: Keys per step, likewise; at most 128.
+        num_warps: Warps per program.
+        num_stages: Depth of the software pipeline.
+        uses_descriptors: Whether tiles are moved by the tensor memory engine.
+        is_two_stage: Whether each tile's output is added in float32, and not in the matrix unit's 14 bits.
+        is_lane_order: Whether values are read in the order that LANE_ORDER stores them in; false only to time it.
+        most_registers: Registers per thread at most; None leaves it to the compiler.
+    """
+
+    block_queries: int
+    block_keys: int
+    num_warps: int
+    num_stages: int
+    uses_descriptors: bool = True
+    is_two_stage: bool = True
+    is_lane_order: bool = True
+    most_registers: int | None = None
+
+
+def settings_for(head_dim: int) -> Settings:
+    """Return the settings for a head_dim."""
+    return Settings(64, 128, 4, 2 if head_dim > 64 else 3)
+
+
+def prepare(
+    inputs: Quantised,
+    output: torch.Tensor,
+    lists: TileLists,
+    assignment: torch.Tensor,
+    lengths: torch.Tensor | None,
+    settings: Settings,
+) -> Launch:
+    """Return the attention's launch.
+
+    Args:
+        inputs: Queries, keys and values.
+        output: ``(batch, num_heads, seq_len, head_dim)``, the last dimension contiguous; it is written.
+        lists: Which tiles each pattern computes.
+        assignment: int64 ``(batch|1, num_heads|1)``, the pattern of each head.
+        lengths: int64 ``(batch,)``: keys at or past it get no attention; None where all count.
+        settings: How the kernel divides its work.
+    """
+    batch, num_heads, seq_len, head_dim = output.shape
+    padded_len = inputs.query.shape[2]
+    block_queries = math.gcd(settings.block_queries, lists.query_size)
+    block_keys = math.gcd(math.gcd(settings.block_keys, lists.key_size), BLOCK)
+    tensors = {
+        "query": inputs.query.view(-1, head_dim),
+        "key": inputs.key.view(-1, head_dim),
+        "value": inputs.value.view(-1, padded_len),
+    }
+    if settings.uses_descriptors:
+        shapes = {
+            "query": [block_queries, head_dim],
+            "key": [block_keys, head_dim],
+            "value": [head_dim, block_keys],
+        }
+        tensors = {name: TensorDescriptor.from_tensor(x, shapes[name]) for name, x in tensors.items()}
+    lookup = lists.lookup
+    num_rows, row_split = lists.starts.shape[1], lists.query_size // block_queries
+    arguments = {
+        **tensors,
+        "query_scale": inputs.query_scale,
+        "key_scale": inputs.key_scale,
+        "value_scale": inputs.value_scale,
+        "output": output,
+        **{f"stride_output_{axis}": output.stride(i) for i, axis in enumerate(wide.AXES)},
+        "starts": lists.starts,
+        "full_counts": lists.full_counts,
+        "partial_counts": lists.partial_counts,
+        "tiles": lists.tiles,
+        "row_order": lists.row_order,
+        "integers": lists.integers,
+        "assignment": assignment,
+        "lengths": lengths,
+        "lookup_query_tile": None if lookup is None else lookup.query_tile,
+        "lookup_key_tile": None if lookup is None else lookup.key_tile,
+        "lookup_states": None if lookup is None else lookup.states,
+        "lookup_places": None if lookup is None else lookup.places,
+        "stride_assignment_item": 0 if assignment.shape[0] == 1 else assignment.stride(0),
+        "stride_assignment_head": 0 if assignment.shape[1] == 1 else assignment.stride(1),
+        "num_items": batch,
+        "num_heads": num_heads,
+        "num_rows": num_rows,
+        "num_heavy": lists.num_heavy,
+        "seq_len": seq_len,
+        "padded_len": padded_len,
+        "HEAD_DIM": head_dim,
+        "BLOCK_QUERIES": block_queries,
+        "BLOCK_KEYS": block_keys,
+        "SCALED_KEYS": BLOCK,
+        "ROW_SPLIT": row_split,
+        "KEY_SPLIT": lists.key_size // block_keys,
+        "USES_DESCRIPTORS": settings.uses_descriptors,
+        "HAS_PARTIAL": lists.has_partial,
+        "HAS_RAGGED_KEYS": lengths is not None or seq_len % lists.key_size > 0,
+        "IS_INT8": inputs.query.dtype == torch.int8,
+        "IS_TWO_STAGE": settings.is_two_stage,
+        "IS_LANE_ORDER": settings.is_lane_order,
+        "INTERPRET": is_interpreted(attention),
+    }
+    options = {"num_warps": settings.num_warps, "num_stages": settings.num_stages}
+    if settings.most_registers is not None:
+        options["maxnreg"] = settings.most_registers
+    return Launch(attention, (batch * num_heads * num_rows * row_split,), arguments, options)
+
+
+def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
+    return {**wide.SPEC.inputs(case, dtype, device), "score_type": case["score_type"]}
+
+
+def _prepare(inputs: Inputs, capability: int) -> tuple[tuple[torch.Tensor, ...], list[Launch]]:
+    query, lengths = inputs["query"], inputs["lengths"]
+    output = torch.full_like(query, torch.nan)
+    found, launches = prepare_inputs(query, inputs["key"], inputs["value"], inputs["score_type"], lengths)
+    settings = settings_for(query.shape[-1])
+    return (output,), [*launches, prepare(found, output, inputs["lists"], inputs["assignment"], lengths, settings)]
+
+
+def reference(inputs: Inputs, rows: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    """Return attention at the given query positions (all of them if None); of inputs in float64 without quantising."""
+    others = {name: x for name, x in inputs.items() if name != "score_type"}
+    if inputs["query"].dtype == torch.float64:
+        return wide.reference(others, rows)
+    tensors = inputs["query"], inputs["key"], inputs["value"]
+    seen = dequantised(quantised(*tensors, inputs["score_type"], inputs["lengths"]), tensors[0].shape[2])
+    (output,) = wide.reference({**others, **dict(zip(("query", "key", "value"), seen, strict=True))}, rows, softmax)
+    return (output.to(tensors[0].dtype),)
+
+
+def _flops(case: Case) -> float:
+    return wide.SPEC.flops(case)
+
+
+def _bytes(case: Case, element_size: int) -> float:
+    # In 8 bits once written and once read, beside what is read and written in the inputs' precision.
+    return math.prod(case["shape"]) * (4.0 * element_size + 6)
+
+
+SPEC = Spec(
+    inputs=_inputs,
+    prepare=_prepare,
+    reference=reference,
+    rows_axis=2,
+    has_baseline=False,
+    least_capability=90,
+    is_attention=True,
+    cases=(
+        {
+            "shape": (1, 2, 131, 64),
+            "tile": 64,
+            "density": 0.5,
+            "exact": True,
+            "num_text_tokens": 5,
+            "score_type": "e4m3",
+        },
+        {
+            "shape": (2, 2, 150, 128),
+            "tile": 128,
+            "density": 0.3,
+            "exact": False,
+            "lengths": [150, 41],
+            "score_type": "int8",
+        },
+    ),
+    compiled_cases=tuple(
+        {
+            "shape": (1, 1, 3 * 128, head_dim),
+            "tile": 128,
+            "density": 0.5,
+            "exact": True,
+            "last_head": 0,
+            "score_type": score_type,
+        }
+        for head_dim in HEAD_DIMS
+        for score_type in ("e4m3", "int8")
+    ),
+    paper_cases=(
+        *({**case, "score_type": "e4m3"} for case in wide.SPEC.paper_cases),
+        {**wide.SPEC.paper_cases[0], "score_type": "int8"},
+        *({**wide.SPEC.paper_cases[case], "density": 1.0, "score_type": "e4m3"} for case in (0, 2)),
+    ),
+    flops=_flops,
+    bytes=_bytes,
+)

@@ -1,0 +1,196 @@
+"""What one program of block-sparse attention in 8 bits does: scores of e4m3 or int8, all else of e4m3."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from svg_kernels.block_sparse_program import _count_below, _looked_up, _row_of_program
+from svg_kernels.fp8_model import TOP_EXPONENT
+from svg_kernels.pattern_mask import place_keep
+
+_TOP_EXPONENT = tl.constexpr(TOP_EXPONENT)
+
+# 1.5 * 2 ** 23, as bits and as a number: to add an integer up to 2 ** 22 to the bits is to add it to the number.
+FLOAT_BITS = tl.constexpr(0x4B400000)
+FLOAT_OFFSET = tl.constexpr(12582912.0)
+
+
+@triton.jit
+def _tile(tensor, row, column, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr, USES_DESCRIPTORS: tl.constexpr):
+    """Return ``(ROWS, COLUMNS)`` from a row and a column on of a matrix with contiguous rows."""
+    if USES_DESCRIPTORS:
+        x = tensor.load([row, column])
+    else:
+        first = tensor + row.to(tl.int64) * stride + column
+        x = tl.load(first + (tl.arange(0, ROWS)[:, None] * stride + tl.arange(0, COLUMNS)[None, :]))
+    return x
+
+
+@triton.jit
+def to_e4m3(x, INTERPRET: tl.constexpr):
+    """Return float32 numbers of at most 448 rounded to e4m3."""
+    if INTERPRET:
+        # The interpreter carries a mantissa's overflow into no exponent: what it is given is rounded already.
+        magnitude = (x.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+        # Its distance to the next number, times 1.5 * 2 ** 23: sums with it have no place for less.
+        step = tl.maximum(magnitude, 0.015625) * 1572864.0
+        x = (x + step) - step
+    return x.to(tl.float8e4nv)
+
+
+@triton.jit
+def _scores(block, keys, IS_INT8: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+    """Return the products of quantised queries and keys in float32, of int8 with FLOAT_OFFSET added."""
+    if IS_INT8:
+        # Without a conversion, which costs as much as an exponential.
+        start = tl.full([QUERIES, KEYS], FLOAT_BITS, tl.int32)
+        scores = tl.dot(block, keys.T, acc=start, out_dtype=tl.int32).to(tl.float32, bitcast=True)
+    else:
+        scores = tl.dot(block, keys.T)
+    return scores
+
+
+@triton.jit
+def _as_operand(x, IS_LANE_ORDER: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+    """Return probabilities with the keys of each 16 in the order of the values: see ``fp8_model.LANE_ORDER``."""
+    if IS_LANE_ORDER:
+        x = tl.permute(x.reshape(QUERIES, KEYS // 16, 2, 4, 2), (0, 1, 3, 2, 4)).reshape(QUERIES, KEYS)
+    return x
+
+
+@triton.jit
+def _accumulate(
+    scores, factor, values, total, peak, weight,
+    IS_INT8: tl.constexpr, IS_TWO_STAGE: tl.constexpr, IS_LANE_ORDER: tl.constexpr, MAY_BE_EMPTY: tl.constexpr,
+    INTERPRET: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """Return the running output, maximum and sum of an online softmax after one more tile.
+
+    ``factor`` of each query turns its scores into exponents of two; ``values`` are ``(channels, keys)``.
+    """
+    greatest = tl.max(scores, 1)
+    if IS_INT8:
+        greatest -= FLOAT_OFFSET
+    new_peak = tl.maximum(peak, greatest * factor)
+    base = new_peak
+    if MAY_BE_EMPTY:
+        # A row that has met no key yet: -inf less -inf is no number.
+        base = tl.where(new_peak == -float("inf"), 0.0, base)
+    shift = _TOP_EXPONENT - base
+    if IS_INT8:
+        shift -= FLOAT_OFFSET * factor
+    probability = tl.exp2(scores * factor[:, None] + shift[:, None])
+    decay = tl.exp2(peak - base)
+    weight = weight * decay + tl.sum(probability, 1)
+    operand = _as_operand(to_e4m3(probability, INTERPRET), IS_LANE_ORDER, QUERIES, KEYS)
+    if IS_TWO_STAGE:
+        # Matrix units sum 8-bit products to 14 bits only: a tile's sum is short, the sum of tiles is kept in float32.
+        total = total * decay[:, None] + tl.dot(operand, values.T)
+    else:
+        total = tl.dot(operand, values.T, total * decay[:, None])
+    return total, new_peak, weight
+
+
+# Numbers that change from prompt to prompt, or from palette to palette, get no program of their own.
+@triton.jit(do_not_specialize=["num_items", "num_heads", "num_rows", "num_heavy", "seq_len"])
+def attention(
+    query, key, value, query_scale, key_scale, value_scale, output,
+    starts, full_counts, partial_counts, tiles, row_order, integers, assignment, lengths,
+    lookup_query_tile, lookup_key_tile, lookup_states, lookup_places,
+    stride_output_item, stride_output_head, stride_output_token,
+    stride_assignment_item, stride_assignment_head,
+    num_items, num_heads, num_rows, num_heavy, seq_len, padded_len,
+    HEAD_DIM: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, SCALED_KEYS: tl.constexpr,
+    ROW_SPLIT: tl.constexpr, KEY_SPLIT: tl.constexpr, USES_DESCRIPTORS: tl.constexpr, HAS_PARTIAL: tl.constexpr,
+    HAS_RAGGED_KEYS: tl.constexpr, IS_INT8: tl.constexpr, IS_TWO_STAGE: tl.constexpr, IS_LANE_ORDER: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):  # fmt: skip
+    """Attend for one block of queries.
+
+    Layout, contiguous, with ``padded_len`` a multiple of 128: query and key ``(items, heads, padded_len, HEAD_DIM)``
+    and value ``(items, heads, HEAD_DIM, padded_len)``, as pointers or as descriptors of matrices; query_scale
+    ``(items, heads, padded_len)``, key_scale one of every SCALED_KEYS keys, value_scale ``(items, heads, HEAD_DIM)``.
+    ROW_SPLIT blocks of queries share a row of tiles; KEY_SPLIT steps walk through one tile.
+    """
+    item, head, pattern, row, part = _row_of_program(
+        row_order, assignment, stride_assignment_item, stride_assignment_head, num_items, num_heads, num_rows,
+        num_heavy, ROW_SPLIT,
+    )  # fmt: skip
+    query_start = (row * ROW_SPLIT + part) * BLOCK_QUERIES
+    if query_start >= seq_len:
+        return
+    row_index = pattern * num_rows + row
+    tiles += tl.load(starts + row_index)
+    full_count = tl.load(full_counts + row_index)
+    tile_keys: tl.constexpr = BLOCK_KEYS * KEY_SPLIT
+    lane = item * num_heads + head
+    key_scale += lane * (padded_len // SCALED_KEYS)
+
+    # Tiles that the end of the keys cuts are masked; those past it are left out.
+    limit = seq_len
+    whole_count = full_count
+    if lengths is not None:
+        limit = tl.minimum(tl.load(lengths + item).to(tl.int32), seq_len)
+        whole_count = _count_below(tiles, full_count, limit // tile_keys)
+    elif HAS_RAGGED_KEYS:
+        is_last_cut = tl.load(tiles + tl.maximum(full_count - 1, 0)) >= limit // tile_keys
+        whole_count -= ((full_count > 0) & is_last_cut).to(tl.int32)
+
+    first_token, first_channel = lane * padded_len, lane * HEAD_DIM
+    block = _tile(query, first_token + query_start, 0, HEAD_DIM, BLOCK_QUERIES, HEAD_DIM, USES_DESCRIPTORS)
+    queries = query_start + tl.arange(0, BLOCK_QUERIES)
+    row_scale = tl.load(query_scale + first_token + queries)
+    total = tl.zeros([BLOCK_QUERIES, HEAD_DIM], tl.float32)
+    peak = tl.full([BLOCK_QUERIES], -float("inf"), tl.float32)
+    weight = tl.zeros([BLOCK_QUERIES], tl.float32)
+
+    # Each tile's number is read a step ahead; the lists end with one number that belongs to none.
+    tile = tl.load(tiles)
+    for step in range(0, whole_count * KEY_SPLIT):
+        key_start = tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
+        tile = tl.load(tiles + (step + 1) // KEY_SPLIT)
+        keys = _tile(key, first_token + key_start, 0, HEAD_DIM, BLOCK_KEYS, HEAD_DIM, USES_DESCRIPTORS)
+        values = _tile(value, first_channel, key_start, padded_len, HEAD_DIM, BLOCK_KEYS, USES_DESCRIPTORS)
+        factor = row_scale * tl.load(key_scale + key_start // SCALED_KEYS)
+        scores = _scores(block, keys, IS_INT8, BLOCK_QUERIES, BLOCK_KEYS)
+        total, peak, weight = _accumulate(
+            scores, factor, values, total, peak, weight, IS_INT8, IS_TWO_STAGE, IS_LANE_ORDER, False, INTERPRET,
+            BLOCK_QUERIES, BLOCK_KEYS,
+        )  # fmt: skip
+
+    if HAS_PARTIAL or HAS_RAGGED_KEYS:
+        stop = full_count
+        if HAS_PARTIAL:
+            stop += tl.load(partial_counts + row_index)
+        for step in range(whole_count * KEY_SPLIT, stop * KEY_SPLIT):
+            tile = tl.load(tiles + step // KEY_SPLIT)
+            key_start = tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
+            if key_start < limit:
+                keys = _tile(key, first_token + key_start, 0, HEAD_DIM, BLOCK_KEYS, HEAD_DIM, USES_DESCRIPTORS)
+                values = _tile(value, first_channel, key_start, padded_len, HEAD_DIM, BLOCK_KEYS, USES_DESCRIPTORS)
+                factor = row_scale * tl.load(key_scale + key_start // SCALED_KEYS)
+                columns = key_start + tl.arange(0, BLOCK_KEYS)
+                keep = (columns < limit)[None, :]
+                if HAS_PARTIAL:
+                    kept = place_keep(integers, pattern, queries, columns)
+                    if lookup_states is not None:
+                        kept = _looked_up(
+                            lookup_query_tile, lookup_key_tile, lookup_states, lookup_places, pattern, queries,
+                            columns, seq_len, kept,
+                        )  # fmt: skip
+                    keep = keep & (kept | (step < full_count * KEY_SPLIT))
+                scores = _scores(block, keys, IS_INT8, BLOCK_QUERIES, BLOCK_KEYS)
+                scores = tl.where(keep, scores, -float("inf"))
+                total, peak, weight = _accumulate(
+                    scores, factor, values, total, peak, weight, IS_INT8, IS_TWO_STAGE, IS_LANE_ORDER, True,
+                    INTERPRET, BLOCK_QUERIES, BLOCK_KEYS,
+                )  # fmt: skip
+
+    # A query that keeps no key gets zeros.
+    channel = tl.arange(0, HEAD_DIM)
+    total = total / tl.where(weight == 0.0, 1.0, weight)[:, None]
+    total = total * tl.load(value_scale + first_channel + channel)[None, :]
+    output += item.to(tl.int64) * stride_output_item + head.to(tl.int64) * stride_output_head
+    output += queries.to(tl.int64)[:, None] * stride_output_token + channel[None, :]
+    tl.store(output, total.to(output.dtype.element_ty), (queries < seq_len)[:, None])

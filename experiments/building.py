@@ -68,13 +68,16 @@ def build_backend(settings: Mapping[str, Any], device_type: str) -> Any:
 
 
 def build_dense_backend(name: str) -> Any:
-    """Return a dense backend by name: a file of ``svg/backends``, or ``sdpa_`` and one of its kernels.
+    """Return a dense backend by name: a file of ``svg/backends``, ``sdpa_`` and a kernel, or a file and ``_fp8``.
 
     Raises:
         ValueError: If there is none of this name.
     """
     if name not in backends.names() and name.startswith("sdpa_"):
         return backends.get("sdpa", kernel=name.removeprefix("sdpa_"))
+    file, _, precision = name.rpartition("_fp8")
+    if file in ("triton_block_sparse", "reference") and precision in ("", "_int8"):
+        return backends.get(file, precision="fp8", scores=precision.removeprefix("_") or "e4m3")
     try:
         return backends.get(name)
     except ValueError:

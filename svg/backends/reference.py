@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from svg.backends._fp8 import Precision, Scores, check_settings, name_of
 from svg.backends._per_head import check_fits, check_tensors
 from svg.placement import resident, send
 from svg.plan import AttentionPlan, HeadPattern
@@ -16,9 +18,25 @@ MOST_QUERIES, MOST_SCORES = 256, 2**25
 
 @dataclass(frozen=True)
 class ReferenceBackend:
-    """Computes every plan, slowly, in float64 for float64 inputs and in float32 for all others."""
+    """Computes every plan, slowly, in float64 for float64 inputs and in float32 for all others.
 
-    name: str = "reference"
+    Args:
+        precision: ``"bf16"`` rounds nothing. ``"fp8"`` is a model of FP8 attention that runs anywhere: queries, keys,
+            values and probabilities are rounded to 8 bits with the same scales as ``triton_block_sparse`` has, and
+            computed with in float32. It tells what FP8 does to a video, and nothing about time.
+        scores: What queries and keys are rounded to in FP8, as of ``triton_block_sparse``.
+    """
+
+    precision: Precision = "bf16"
+    scores: Scores = "e4m3"
+
+    def __post_init__(self) -> None:
+        check_settings("reference", self.precision, self.scores)
+
+    @property
+    def name(self) -> str:
+        """``"reference"``, with ``_fp8`` or ``_fp8_int8`` where it models that."""
+        return name_of("reference", self.precision, self.scores)
 
     def check(self, query: torch.Tensor, plan: AttentionPlan) -> None:
         """Raise ``ValueError`` if the plan is for other shapes."""
@@ -34,13 +52,25 @@ class ReferenceBackend:
         assignment = resident(plan.assignment, query.device).expand(batch, num_heads)
         lengths = None if plan.key_lengths is None else send(plan.key_lengths, query.device)
         output = torch.empty_like(query)
+        softmax = _softmax
+        if self.precision == "fp8":
+            from svg_kernels import fp8_model
+
+            softmax = fp8_model.softmax
+            quantised = fp8_model.quantised(query.float(), key.float(), value.float(), self.scores, lengths)
+            query, key, value = fp8_model.dequantised(quantised, seq_len)
         for index, pattern in enumerate(plan.patterns):
             items, heads = (assignment == index).nonzero(as_tuple=True)
             for few in torch.arange(items.numel(), device=query.device).split(_most_heads(seq_len)):
                 chosen = items[few], heads[few]
                 limits = None if lengths is None else lengths[chosen[0], None, None]
-                output[chosen] = _attend(query[chosen], key[chosen], value[chosen], pattern, limits)
+                attended = _attend(query[chosen], key[chosen], value[chosen], pattern, limits, softmax)
+                output[chosen] = attended.to(output.dtype)
         return output
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    return scores.softmax(-1)
 
 
 def _most_heads(seq_len: int) -> int:
@@ -48,7 +78,12 @@ def _most_heads(seq_len: int) -> int:
 
 
 def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pattern: HeadPattern, limits: torch.Tensor | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    pattern: HeadPattern,
+    limits: torch.Tensor | None,
+    softmax: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
     """Return the attention of heads that share a pattern.
 
@@ -58,6 +93,7 @@ def _attend(
         value: The same shape.
         pattern: Which pairs they keep.
         limits: ``(heads, 1, 1)`` keys of each head, or None where all of them count.
+        softmax: Over the last dimension, of scores that are -inf where a pair is not kept.
     """
     dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
     positions = torch.arange(query.shape[1], device=query.device)
@@ -75,5 +111,5 @@ def _attend(
             scores = scores.masked_fill(is_padding, -torch.inf)
         # A row without a key is all -inf, and its softmax NaN: it gets zeros.
         has_no_key = (scores == -torch.inf).all(-1, keepdim=True)
-        output[:, rows] = (scores.softmax(-1).masked_fill(has_no_key, 0) @ values).to(output.dtype)
+        output[:, rows] = (softmax(scores).masked_fill(has_no_key, 0) @ values).to(output.dtype)
     return output

@@ -1,4 +1,4 @@
-"""Block-sparse attention by our own Triton kernel, for every plan and every NVIDIA GPU from Ampere on."""
+"""Block-sparse attention by our own Triton kernels, for every plan and every NVIDIA GPU from Ampere on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from svg.backends._fp8 import Precision, Scores, check_settings, name_of
 from svg.backends._per_head import check_bands, check_fits, check_tensors
 from svg.backends._reach import TRITON, able_sparse
 from svg.backends._tile_states import tile_lists
@@ -14,6 +15,7 @@ from svg.plan import AttentionPlan
 
 # Whose settings the interpreter takes.
 LEAST_CAPABILITY = (8, 0)
+FP8_CAPABILITY = (9, 0)
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,24 @@ class TritonBlockSparseBackend:
 
     The first call of each shape compiles for a few seconds. On a CPU it runs in Triton's interpreter where
     ``TRITON_INTERPRET=1`` was set before the start: right, and thousands of times slower.
+
+    Args:
+        precision: ``"bf16"``, which is the inputs' own precision, or ``"fp8"``: queries, keys and values are quantised
+            before every call, of which the output's error is about 5 %.
+        scores: What queries and keys become in FP8: ``"e4m3"``, or ``"int8"``, which rounds less where a block of
+            keys has no outlier.
     """
 
-    name: str = "triton_block_sparse"
+    precision: Precision = "bf16"
+    scores: Scores = "e4m3"
+
+    def __post_init__(self) -> None:
+        check_settings("triton_block_sparse", self.precision, self.scores)
+
+    @property
+    def name(self) -> str:
+        """``"triton_block_sparse"``, with ``_fp8`` or ``_fp8_int8`` where it is not the inputs' own precision."""
+        return name_of("triton_block_sparse", self.precision, self.scores)
 
     def check(self, query: torch.Tensor, plan: AttentionPlan) -> None:
         """Raise ``ValueError`` if the device, the dtype or the head_dim has no kernel, or the plan does not fit."""
@@ -42,6 +59,22 @@ class TritonBlockSparseBackend:
                 f"{self.name} needs CUDA, or TRITON_INTERPRET=1 in the environment, got {query.device}; "
                 f"use backend={able}"
             )
+        if self.precision == "fp8":
+            self._check_fp8(query)
+
+    def _check_fp8(self, query: torch.Tensor) -> None:
+        from svg_kernels import fp8_attention
+
+        if query.is_cuda and (found := torch.cuda.get_device_capability(query.device)) < FP8_CAPABILITY:
+            raise ValueError(
+                f"precision=fp8 of {self.name} needs compute capability 9.0 (Hopper) or newer, this GPU has "
+                f"{found[0]}.{found[1]}; use precision=bf16"
+            )
+        if query.shape[-1] not in fp8_attention.HEAD_DIMS:
+            known = " or ".join(map(str, fp8_attention.HEAD_DIMS))
+            raise ValueError(
+                f"precision=fp8 of {self.name} takes head_dim {known}, got {query.shape[-1]}; use precision=bf16"
+            )
 
     def __call__(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
@@ -50,6 +83,7 @@ class TritonBlockSparseBackend:
         check_tensors(self.name, query, key, value)
         self.check(query, plan)
         from svg_kernels import block_sparse_attention as kernel
+        from svg_kernels import fp8_attention, fp8_inputs
 
         # The kernel reads whole rows.
         query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
@@ -57,9 +91,16 @@ class TritonBlockSparseBackend:
         lists = tile_lists(plan, query.shape[2], query.device)
         assignment = resident(plan.assignment, query.device)
         lengths = None if plan.key_lengths is None else send(plan.key_lengths, query.device)
-        major, minor = torch.cuda.get_device_capability(query.device) if query.is_cuda else LEAST_CAPABILITY
-        settings = kernel.settings_for(query.shape[-1], query.element_size(), 10 * major + minor)
-        kernel.prepare(query, key, value, output, lists, assignment, lengths, settings).run()
+        if self.precision == "fp8":
+            quantised, launches = fp8_inputs.prepare(query, key, value, self.scores, lengths)
+            in_8_bits = fp8_attention.settings_for(query.shape[-1])
+            launches.append(fp8_attention.prepare(quantised, output, lists, assignment, lengths, in_8_bits))
+        else:
+            major, minor = torch.cuda.get_device_capability(query.device) if query.is_cuda else LEAST_CAPABILITY
+            settings = kernel.settings_for(query.shape[-1], query.element_size(), 10 * major + minor)
+            launches = [kernel.prepare(query, key, value, output, lists, assignment, lengths, settings)]
+        for launch in launches:
+            launch.run()
         return output
 
 

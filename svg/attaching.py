@@ -37,7 +37,8 @@ def attach(
         dense_backend: What computes dense steps and layers.
         seed: Seed of what the method draws.
         phases: A clock told of each phase; see ``svg.cost``.
-        strict: Raise where a backend refuses a plan, rather than run that call dense and record it.
+        strict: Raise where a backend refuses a plan, rather than run that call dense and record it, and where the
+            output of a backend in FP8 is not finite.
         operations: What the method computes with; None: kernels of ours on an NVIDIA GPU from Ampere on, else torch.
         statistics: Measures where the heads look in some calls, for the receipt's ``sampled``: for instance
             ``svg.StatisticsSample()``; None measures none.

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from svg.context import AttentionContext
+from svg.finite import FiniteWatch
 from svg.layout import TokenLayout
 from svg.operations import TorchOperations
 from svg.plan import AttentionInputs, AttentionPlan
@@ -111,7 +112,7 @@ class StepClock:
     step: int = -1
     branch_index: int = 0
     _schedule: Any = None
-    _timestep: float | None = None
+    timestep: float | None = None
 
     def advance(self, timestep: float, schedule: Any) -> bool:
         """Count one forward; return whether it opens a new generation."""
@@ -124,11 +125,11 @@ class StepClock:
                     f"model.num_inference_steps is {len(timesteps)}: two steps in a row have the timestep {twice:g} "
                     f"and cannot be told apart; take fewer steps"
                 )
-            self._schedule, self._timestep, self.step, self.timesteps = schedule, None, -1, timesteps
-        if timestep == self._timestep:
+            self._schedule, self.timestep, self.step, self.timesteps = schedule, None, -1, timesteps
+        if timestep == self.timestep:
             self.branch_index += 1
         else:
-            self._timestep, self.branch_index, self.step = timestep, 0, self.step + 1
+            self.timestep, self.branch_index, self.step = timestep, 0, self.step + 1
         if self.step >= len(self.timesteps):
             raise RuntimeError(
                 f"forward {self.step + 1} of a schedule of {len(self.timesteps)} steps: the pipeline calls its "
@@ -175,7 +176,8 @@ class Attachment:
         dense_backend: Computes the dense steps and layers; the dense twin's backend, or quality measures its rounding.
         seed: Seed of what the method draws.
         phases: A clock told of the phases "profiling", "reordering", "attention" and "statistics".
-        strict: Raise where a backend refuses a plan. If False the call runs dense and the receipt says so.
+        strict: Raise where a backend refuses a plan, and where the output of one in FP8 is not finite, at the step's
+            end. If False the call runs dense and the receipt says so, and what is not finite stays that.
         operations: What the method computes with; None is plain torch.
         statistics: Measures some calls, for the receipt's ``sampled``; None measures none.
         compile: Compile the transformers' repeated blocks meanwhile: True, or options of ``torch.compile``.
@@ -218,6 +220,7 @@ class Attachment:
             )
         self.receipt = Receipt()
         self._clock = StepClock(adapter.branches)
+        self._finite = FiniteWatch()
         self._timestep: tuple[torch.Tensor | None, float] = (None, 0.0)
         self._layout: TokenLayout | None = None
         self._schedule = DenseSchedule(0, 0)
@@ -238,6 +241,8 @@ class Attachment:
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._restore()
+        if kind is None:
+            self._finite.check()
         if self.parallel is not None and kind is None:
             self.receipt.join(self.parallel.gather(self.receipt.on_host()))
 
@@ -250,7 +255,10 @@ class Attachment:
             timestep = getattr(self.pipeline, "current_timestep", None)
             timestep = given if timestep is None else timestep
             inputs = kwargs | {"hidden_states": kwargs.get("hidden_states", *args[:1])}
-            if self._clock.advance(self._read(timestep), self.pipeline.scheduler.timesteps):
+            value = self._read(timestep)
+            if value != self._clock.timestep:
+                self._finite.check()
+            if self._clock.advance(value, self.pipeline.scheduler.timesteps):
                 later = getattr(self.adapter, "timestep_dtype", None)
                 dtype = given.dtype if later is None else later(module, inputs)
                 self._start_generation(len(modules), inputs, dtype)
@@ -351,6 +359,8 @@ class Attachment:
                 query, key, value = self.operations.arrange(plan, query, key, value)
         with self.phases.phase("attention"):
             output = backend(query, key, value, plan)
+            if self.strict and getattr(backend, "precision", "bf16") == "fp8":
+                self._finite.note(backend.name, context, output)
         if plan.is_reordered:
             with self.phases.phase("reordering"):
                 output = self.operations.restore(plan, output)

@@ -75,8 +75,9 @@ ROOMS = {
     "svg.receipt": Room(PLAN, "torch"),
     "svg.rewriting": Room("", "torch"),
     "svg.compiling": Room("svg.rewriting", "torch"),
+    "svg.finite": Room("svg.layout svg.context", "torch"),
     "svg.parallel": Room("svg.layout svg.plan", "torch"),
-    "svg.attachment": Room(f"{PLAN} svg.schedule svg.receipt svg.compiling", "torch"),
+    "svg.attachment": Room(f"{PLAN} svg.schedule svg.receipt svg.finite svg.compiling", "torch"),
     "svg.attaching": Room(
         "svg.attachment svg.parallel svg.backends svg.models svg.operations svg.kernel_operations", "torch"
     ),

@@ -37,7 +37,7 @@ class HunyuanVideo(Family):
     # The pipeline encodes and decodes 17 frames at a time; its group norms see no more.
     windows: tuple[tuple[float, int], ...] = ((0.6, 9), (1.0, 17))
     window_batch: int = 6
-    stages: tuple[tuple[float, int, int], ...] = ((0.2, 5, 96), (1.0, 17, 28))
+    stages: tuple[tuple[float, int, int], ...] = ((0.2, 5, 128), (1.0, 17, 40))
     widths: tuple[int, int, int] = (24, 48, 96)
 
     pipeline: ClassVar[str] = "HunyuanVideoPipeline"

@@ -341,9 +341,9 @@ class Attachment:
                 plan = self.method.plan(inputs, context)
             if not plan.is_dense:
                 backend = self.backend
-        query, key, value = inputs.query(), inputs.key(), inputs.value()
         try:
-            backend.check(query, plan)
+            # Keys are in the queries' shape and type, which alone are looked at.
+            backend.check(inputs.key(), plan)
         except ValueError as refusal:
             if self.strict or plan.is_dense:
                 raise
@@ -356,7 +356,9 @@ class Attachment:
             )
         if plan.is_reordered:
             with self.phases.phase("reordering"):
-                query, key, value = self.operations.arrange(plan, query, key, value)
+                query, key, value = self.operations.arrange_inputs(plan, inputs)
+        else:
+            query, key, value = inputs.query(), inputs.key(), inputs.value()
         with self.phases.phase("attention"):
             output = backend(query, key, value, plan)
             if self.strict and getattr(backend, "precision", "bf16") == "fp8":

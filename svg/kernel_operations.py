@@ -14,7 +14,7 @@ from svg.operations import TorchOperations
 from svg.order import inverse
 from svg.pattern_integers import has_integers, pattern_integers
 from svg.placement import resident, send
-from svg.plan import AttentionPlan, HeadPattern
+from svg.plan import AttentionInputs, AttentionPlan, HeadPattern
 from svg_kernels import profiling
 from svg_kernels.reorder import reorder
 
@@ -37,6 +37,23 @@ class KernelOperations(TorchOperations):
             reorder(_with_whole_rows(query), queries, assignment),
             reorder(_with_whole_rows(key), keys, assignment),
             reorder(_with_whole_rows(value), keys, assignment),
+        )
+
+    def arrange_inputs(
+        self, plan: AttentionPlan, inputs: AttentionInputs
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As ``TorchOperations.arrange_inputs``; where one kernel finishes queries, it also puts them in order."""
+        if not plan.is_reordered:
+            return super().arrange_inputs(plan, inputs)
+        _, keys, places = _orders(plan.patterns, inputs.seq_len, inputs.device)
+        assignment = resident(plan.assignment, inputs.device)
+        query = inputs.placed_query(places, assignment)
+        if query is None:
+            return super().arrange_inputs(plan, inputs)
+        return (
+            query,
+            reorder(_with_whole_rows(inputs.key()), keys, assignment),
+            reorder(_with_whole_rows(inputs.value()), keys, assignment),
         )
 
     def restore(self, plan: AttentionPlan, output: torch.Tensor) -> torch.Tensor:

@@ -32,6 +32,10 @@ class TorchOperations:
         """Return ``(batch, num_heads, seq_len, head_dim)`` tensors in the plan's orders."""
         return plan.arrange(query, key, value)
 
+    def arrange_inputs(self, plan: Any, inputs: Any) -> Tensors:
+        """Return a call's queries, keys and values finished and in the plan's orders."""
+        return self.arrange(plan, inputs.query(), inputs.key(), inputs.value())
+
     def restore(self, plan: Any, output: torch.Tensor) -> torch.Tensor:
         """Return an output in the original order."""
         return plan.restore(output)

@@ -141,6 +141,10 @@ class AttentionInputs:
             and rotated.
         finish_key: The same for keys.
         operations: What methods compute with; plain torch unless a faster implementation is handed in.
+        key_lengths: As a plan's.
+        place_query: (all projection rows, int32 places ``(patterns, seq_len)``, the pattern of each head as a plan has
+            it) -> all queries finished, every token of a head put where its pattern says; None where that takes more
+            than one pass, and where there is no such thing.
     """
 
     query_projection: torch.Tensor
@@ -151,6 +155,7 @@ class AttentionInputs:
     finish_key: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
     operations: TorchOperations = field(default_factory=TorchOperations)
     key_lengths: torch.Tensor | None = None
+    place_query: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor | None] | None = None
 
     @property
     def seq_len(self) -> int:
@@ -167,6 +172,12 @@ class AttentionInputs:
     def query(self) -> torch.Tensor:
         """Return all queries, ``(batch, num_heads, seq_len, head_dim)``; computed once."""
         return self._query
+
+    def placed_query(self, places: torch.Tensor, assignment: torch.Tensor) -> torch.Tensor | None:
+        """Return all queries laid out anew, as ``place_query`` does; None where they are better laid out afterwards."""
+        if self.place_query is None or "_query" in vars(self):
+            return None
+        return self.place_query(self.query_projection, places, assignment)
 
     def key(self) -> torch.Tensor:
         """Return all keys, ``(batch, num_heads, seq_len, head_dim)``; computed once."""

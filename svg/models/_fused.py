@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 LEAST_HEAD_DIM = 16
+# Places of the tokens by pattern, int32 (patterns, seq_len); the pattern of each head, int64 (batch|1, num_heads|1).
+Placing = tuple[torch.Tensor, torch.Tensor]
 
 
 def fused(
@@ -19,6 +21,7 @@ def fused(
     is_interleaved: bool = True,
     text: tuple[int, int] = (0, 0),
     text_norm: torch.nn.Module | None = None,
+    placing: Placing | None = None,
 ) -> torch.Tensor | None:
     """Return ``(batch, num_heads, seq_len, head_dim)``, normed and rotated; None where the kernel cannot.
 
@@ -32,6 +35,7 @@ def fused(
         is_interleaved: Whether channels are paired with their neighbours, else with those half a head further on.
         text: First text token, and the position after the last.
         text_norm: Of text; None: as of every token.
+        placing: Where each token goes; None: where it stands.
     """
     head_dim = projection.shape[-1] // num_heads
     if not _is_able(projection) or head_dim < LEAST_HEAD_DIM or head_dim & (head_dim - 1):
@@ -47,6 +51,7 @@ def fused(
     if rotation is not None:
         cosine, sine = (table.reshape(-1, head_dim).to(projection.device, torch.float32) for table in rotation)
         tables = cosine.contiguous(), sine.contiguous()
+    places, assignment = (None, None) if placing is None else placing
     output, launch = norm_rope.prepare(
         projection,
         num_heads,
@@ -55,6 +60,8 @@ def fused(
         is_interleaved=is_interleaved,
         text=text,
         text_norm=None if text_norm is None or text_norm is norm else of_text,
+        places=places,
+        assignment=assignment,
     )
     launch.run()
     return output

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from svg.layout import TokenLayout
-from svg.models._fused import fused
+from svg.models._fused import Placing, fused
 from svg.models._inputs import projected
 from svg.models._processor import SelfAttention
 from svg.models._sizes import check_frames, check_pixels, check_positions
@@ -143,16 +143,17 @@ class CogVideoXSelfAttention(SelfAttention):
         # The rotation is the video's, which stands after the text.
         num_text_tokens = 0 if rotation is None else query.shape[1] - rotation[0].shape[0]
 
+        def whole(
+            norm: torch.nn.Module | None, rows: torch.Tensor, placing: Placing | None = None
+        ) -> torch.Tensor | None:
+            return fused(rows, attn.heads, norm, rotation, text=(0, num_text_tokens), placing=placing)
+
         def finish(norm: torch.nn.Module | None, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
-            if indices is None:
-                whole = fused(rows, attn.heads, norm, rotation, text=(0, num_text_tokens))
-                if whole is not None:
-                    return whole
             heads = rows.unflatten(2, (attn.heads, -1)).transpose(1, 2)
             heads = heads if norm is None else norm(heads)
             return heads if rotation is None else rotate(heads, _with_text(rotation, num_text_tokens), indices)
 
-        return projected(attn, query, key, value, finish)
+        return projected(attn.heads, (attn.norm_q, attn.norm_k), query, key, value, whole, finish)
 
 
 def _with_text(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from svg.layout import TokenLayout
-from svg.models._fused import fused
+from svg.models._fused import Placing, fused
 from svg.models._inputs import projected
 from svg.models._processor import SelfAttention
 from svg.models._sizes import check_frames, check_pixels, check_positions
@@ -127,14 +127,14 @@ class CosmosSelfAttention(SelfAttention):
         rotation: tuple[torch.Tensor, torch.Tensor] | None,
         num_apart: int,
     ) -> AttentionInputs:
+        def whole(norm: torch.nn.Module, rows: torch.Tensor, placing: Placing | None = None) -> torch.Tensor | None:
+            return fused(rows, attn.heads, norm, rotation, is_interleaved=False, placing=placing)
+
         def finish(norm: torch.nn.Module, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
-            whole = None if indices is not None else fused(rows, attn.heads, norm, rotation, is_interleaved=False)
-            if whole is not None:
-                return whole
             heads = norm(rows.unflatten(2, (attn.heads, -1)).transpose(1, 2))
             return heads if rotation is None else rotate(heads, rotation, indices)
 
-        return projected(attn, query, key, value, finish)
+        return projected(attn.heads, (attn.norm_q, attn.norm_k), query, key, value, whole, finish)
 
 
 def rotate(

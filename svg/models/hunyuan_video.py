@@ -16,7 +16,8 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from svg.layout import TokenLayout
-from svg.models._fused import fused
+from svg.models._fused import Placing, fused
+from svg.models._inputs import projected
 from svg.models._processor import SelfAttention
 from svg.models._sizes import check_frames, check_pixels, sides_for_image
 from svg.models._text import TextCount, counted, most_tokens
@@ -31,6 +32,9 @@ OFFICIAL = {
     "hunyuan-video-i2v-720p": "hunyuanvideo-community/HunyuanVideo-I2V",
     "tencent/HunyuanVideo-I2V": "hunyuanvideo-community/HunyuanVideo-I2V",
 }
+
+# Of video tokens, of text tokens.
+Norms = tuple["torch.nn.Module | None", "torch.nn.Module | None"]
 
 # Tokens that the second text encoder takes, whatever the first one's are.
 CLIP_TOKENS = 77
@@ -198,28 +202,20 @@ class HunyuanVideoJointAttention(SelfAttention):
     ) -> AttentionInputs:
         num_video = query.shape[1] - num_apart
         query, key, value = (x[:, : num_video + self._text.longest] for x in (query, key, value))
-        norms = (attn.norm_q, attn.norm_k)
-        text_norms = norms if attn.add_q_proj is None else (attn.norm_added_q, attn.norm_added_k)
+        own = attn.norm_q, attn.norm_k
+        text = own if attn.add_q_proj is None else (attn.norm_added_q, attn.norm_added_k)
 
-        def finish(which: int, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
-            both = norms[which], text_norms[which]
-            if indices is None:
-                span = num_video, rows.shape[1]
-                whole = fused(rows, attn.heads, both[0], rotation, text=span, text_norm=both[1])
-                if whole is not None:
-                    return whole
+        def whole(norms: Norms, rows: torch.Tensor, placing: Placing | None = None) -> torch.Tensor | None:
+            span = num_video, rows.shape[1]
+            return fused(rows, attn.heads, norms[0], rotation, text=span, text_norm=norms[1], placing=placing)
+
+        def finish(norms: Norms, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
             heads = rows.unflatten(2, (attn.heads, -1))
-            return finished(heads, *both, rotation, num_video, indices).transpose(1, 2)
+            return finished(heads, *norms, rotation, num_video, indices).transpose(1, 2)
 
-        return AttentionInputs(
-            query,
-            key,
-            value,
-            attn.heads,
-            finish_query=lambda rows, indices: finish(0, rows, indices),
-            finish_key=lambda rows, indices: finish(1, rows, indices),
-            key_lengths=None if self._text.each is None else num_video + self._text.each,
-        )
+        norms = (own[0], text[0]), (own[1], text[1])
+        lengths = None if self._text.each is None else num_video + self._text.each
+        return projected(attn.heads, norms, query, key, value, whole, finish, lengths)
 
 
 def finished(

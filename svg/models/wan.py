@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from svg.layout import TokenLayout
-from svg.models._fused import fused
+from svg.models._fused import Placing, fused
 from svg.models._inputs import projected
 from svg.models._processor import SelfAttention
 from svg.models._text import TextCount, counted, most_tokens
@@ -132,14 +132,14 @@ class WanSelfAttention(SelfAttention):
         rotation: tuple[torch.Tensor, torch.Tensor] | None,
         num_apart: int,
     ) -> AttentionInputs:
+        def whole(norm: torch.nn.Module, rows: torch.Tensor, placing: Placing | None = None) -> torch.Tensor | None:
+            return fused(rows, attn.heads, norm, rotation, placing=placing)
+
         def finish(norm: torch.nn.Module, rows: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
-            whole = None if indices is not None else fused(rows, attn.heads, norm, rotation)
-            if whole is not None:
-                return whole
             heads = norm(rows).unflatten(2, (attn.heads, -1))
             return (heads if rotation is None else rotate(heads, rotation, indices)).transpose(1, 2)
 
-        return projected(attn, query, key, value, finish)
+        return projected(attn.heads, (attn.norm_q, attn.norm_k), query, key, value, whole, finish)
 
 
 def rotate(

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import svg
+from svg.kernel_operations import KernelOperations
 from svg.methods.dense import Dense
+from svg.methods.one_pattern import OnePattern
 from svg.models import _fused
 from svg_kernels import norm_rope
 from tests.tiny_cogvideox import tiny_cogvideox_pipeline
@@ -34,7 +36,7 @@ def counted(monkeypatch):
     prepared, prepare = [], norm_rope.prepare
 
     def count(*arguments, **settings):
-        prepared.append(arguments)
+        prepared.append(settings)
         return prepare(*arguments, **settings)
 
     def switch(is_on: bool) -> None:
@@ -79,6 +81,24 @@ def test_a_video_through_the_kernel_is_the_video_without_it(family, counted):
             videos.append(generate(pipeline, num_inference_steps=2, output_type="latent"))
     # Queries and keys of every call.
     assert len(prepared) == 2 * len(run.receipt.calls)
+    torch.testing.assert_close(videos[1], videos[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="rehearses in the interpreter")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_queries_of_a_reordered_plan_are_finished_and_put_in_order_by_one_kernel(family, counted):
+    prepared, switch = counted
+    videos, method = [], OnePattern(pattern="temporal", density=0.97, block_size=8)
+    for is_on in (False, True):
+        pipeline = FAMILIES[family]()
+        pipeline.set_progress_bar_config(disable=True)
+        switch(is_on)
+        with svg.attach(pipeline, method, "reference", operations=KernelOperations()) as run:
+            videos.append(generate(pipeline, num_inference_steps=2, output_type="latent"))
+    assert len(run.receipt.sparse_calls) == len(run.receipt.calls)
+    placed = [more for more in prepared if more.get("places") is not None]
+    assert (len(placed), len(prepared)) == (len(run.receipt.calls), 2 * len(run.receipt.calls))
     torch.testing.assert_close(videos[1], videos[0], rtol=1e-3, atol=1e-4)
 
 

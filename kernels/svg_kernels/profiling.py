@@ -103,15 +103,15 @@ def _kept(words, start, row, place, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexp
     return ((half >> (place % 32)[None, :]) & 1) != 0
 
 
-@triton.jit(do_not_specialize=["num_rows", "seq_len", "num_words"])
+@triton.jit(do_not_specialize=["num_rows", "seq_len", "num_words", "part_keys"])
 def _sums(
     query, key, value, lengths, words, peaks, weights, totals,
     stride_query_item, stride_query_head, stride_query_token,
     stride_key_item, stride_key_head, stride_key_token,
     stride_value_item, stride_value_head, stride_value_token,
-    num_heads, num_rows, seq_len, num_words, scale_log2,
+    num_heads, num_rows, seq_len, num_words, part_keys, scale_log2,
     HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    KEYS: tl.constexpr, USES_DESCRIPTORS: tl.constexpr, INTERPRET: tl.constexpr,
+    USES_DESCRIPTORS: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """Sum one block of rows over one part of the keys: without a mask, and under both packed ones."""
     lane, block, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -135,8 +135,8 @@ def _sums(
     total = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
     total_first = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
     total_second = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
-    begin = part * KEYS
-    for step in range(0, tl.cdiv(tl.minimum(begin + KEYS, limit) - begin, BLOCK)):
+    begin = part * part_keys
+    for step in range(0, tl.cdiv(tl.minimum(begin + part_keys, limit) - begin, BLOCK)):
         start = begin + step * BLOCK
         columns = start + column
         is_key = columns < limit
@@ -272,9 +272,9 @@ def prepare(
         "num_heads": num_heads,
         "seq_len": seq_len,
         "num_words": words.shape[2],
+        "part_keys": KEYS_PER_PROGRAM,
         "scale_log2": head_dim**-0.5 * LOG2_E,
         "BLOCK": block_keys,
-        "KEYS": KEYS_PER_PROGRAM,
         "USES_DESCRIPTORS": uses_descriptors,
         "INTERPRET": is_interpreted(_sums),
     }

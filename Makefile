@@ -58,14 +58,14 @@ demo-models: $(EMBEDDED) $(READY)  ## Run sparse against dense on all embedded m
 figures: $(READY)  ## Draw every figure that the committed rows allow into runs/figures
 	@for folder in results/*; do $(RUN) -m analysis.figures $$folder --output runs/figures/$$(basename $$folder) || exit; done
 
-reproduce: $(READY)  ## List published tables; make reproduce-TABLE sets one beside what is measured here (smoke=1 format=latex)
+reproduce: $(READY)  ## List published tables; make reproduce-TABLE sets one beside what is measured here (smoke=1 format=latex compiled=1)
 	@$(RUN) -m analysis.reproduce
 
 # Filled from its own runs, and from those of a GPU, made here or committed.
 reproduce-%: $(READY)
 	@commands=$$($(RUN) -m analysis.reproduce $* --commands $(if $(smoke),--smoke)) && echo "$$commands" | sh -e
 	@$(RUN) -m analysis.reproduce $* $(if $(format),--format $(format)) $(if $(allow_dirty),--allow-dirty) \
-		$(if $(allow_mixed),--allow-mixed) --runs $$(ls -d runs/reproduce$(if $(smoke),-smoke)/$* runs/reproduce/steps \
+		$(if $(allow_mixed),--allow-mixed) $(if $(compiled),--compiled) --runs $$(ls -d runs/reproduce$(if $(smoke),-smoke)/$* runs/reproduce/steps \
 		runs/bench runs/kernels results/h200 2>/dev/null)
 
 test: $(READY)  ## Run the quick tests

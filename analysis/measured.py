@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from analysis.published_tables import Cell
 from analysis.record_rows import Rows, Sample
+from analysis.timed_steps import Pair, pairs, whole_steps
 
 BENCH = "run make bench-published on a GPU"
 
@@ -22,6 +23,7 @@ class Measured:
         n: Samples behind it; 0 where it is counted.
         runs: Ids of the runs behind it.
         missing: What would measure it; empty where it is measured.
+        is_composed: Whether it comes from a step of which only some layers were timed.
     """
 
     value: float | None = None
@@ -29,6 +31,7 @@ class Measured:
     n: int = 0
     runs: tuple[str, ...] = ()
     missing: str = ""
+    is_composed: bool = False
 
 
 def measure(rows: Rows, cell: Cell) -> Measured:
@@ -50,28 +53,34 @@ def _plan(quantity: str) -> Callable[[Rows, Cell], Measured]:
 def _of_step(
     value: Callable[[Rows, str, Cell], Measured | None], is_dense: bool = False
 ) -> Callable[[Rows, Cell], Measured]:
-    """Make a measure of one that reads a timed step; the fastest of those that fit.
+    """Make a measure of one that reads the timed step of a run, all layers of it; the fastest of those that fit.
 
     Args:
-        value: Reads the step of a run.
-        is_dense: Whether it reads the dense step alone, which is the same whatever the sparse one keeps.
+        value: Reads the step.
+        is_dense: Whether it reads the dense step alone.
     """
 
     def timed(rows: Rows, cell: Cell) -> Measured:
-        of_model = {name: text for name, text in cell.find.items() if name.partition(".")[0] == "model"}
-        found = rows.find("step", of_model if is_dense else cell.find)
-        plan = rows.find("plan", cell.find)[-1:]
-        size = [rows.sample(run, name) for run in plan for name in ("seq_len", "num_layers")]
-        if size:
-            # Of a model at another size, or cut down to a few of its layers, the step is another one.
-            wanted = tuple(math.nan if sample is None else sample.value for sample in size)
-            found = [run for run in found if rows.size(run) == wanted]
-        speeds = {run: rows.sample(run, "dense_step_s" if is_dense else "step_s") for run in found}
-        for run in sorted(found, key=lambda run: math.inf if (speed := speeds[run]) is None else speed.value):
-            measured = value(rows, run, cell)
-            if measured is not None:
-                return measured
-        return Measured(missing=BENCH)
+        found = (value(rows, run, cell) for run in whole_steps(rows, cell, is_dense))
+        return next((measured for measured in found if measured is not None), Measured(missing=BENCH))
+
+    return timed
+
+
+def _of_pair(value: Callable[[Pair, float, float], Sample]) -> Callable[[Rows, Cell], Measured]:
+    """Make a measure of one that reads a dense and a sparse step; the fastest that fits, all layers before a few.
+
+    Args:
+        value: Of a pair, the steps of a video and how many of them stay dense.
+    """
+
+    def timed(rows: Rows, cell: Cell) -> Measured:
+        counts, pair = _counts(rows, cell), next(pairs(rows, cell), None)
+        if counts is None or pair is None:
+            return Measured(missing=BENCH)
+        steps, first, plan = counts
+        found = value(pair, steps, first)
+        return Measured(found.value, found.half_width, found.n, (*pair.runs, plan), is_composed=pair.saved is not None)
 
     return timed
 
@@ -89,15 +98,14 @@ def _counts(rows: Rows, cell: Cell) -> tuple[float, float, str] | None:
     return None
 
 
-def _latency(rows: Rows, run: str, cell: Cell) -> Measured | None:
-    counts = _counts(rows, cell)
-    dense, sparse = rows.sample(run, "dense_step_s"), rows.sample(run, "step_s")
-    if counts is None or dense is None or sparse is None:
-        return None
-    steps, first, plan = counts
+def _latency(pair: Pair, steps: float, first: float) -> Sample:
+    dense, sparse = pair.dense, pair.sparse
     value = first * dense.value + (steps - first) * sparse.value
     half = _both(dense.half_width, sparse.half_width, first, steps - first)
-    return Measured(value, half, min(dense.n, sparse.n), (run, plan))
+    if pair.saved is not None:
+        # The dense step is in both.
+        half = _both(dense.half_width, pair.saved.half_width, steps, steps - first)
+    return Sample(value, min(dense.n, sparse.n), half)
 
 
 def _dense_latency(rows: Rows, run: str, cell: Cell) -> Measured | None:
@@ -108,15 +116,12 @@ def _dense_latency(rows: Rows, run: str, cell: Cell) -> Measured | None:
     return Measured(steps * dense.value, _both(dense.half_width, 0.0, steps, 0.0), dense.n, (run, plan))
 
 
-def _speedup(rows: Rows, run: str, cell: Cell) -> Measured | None:
-    counts, faster = _counts(rows, cell), rows.sample(run, "speedup")
-    if counts is None or faster is None:
-        return None
-    steps, first, plan = counts
+def _speedup(pair: Pair, steps: float, first: float) -> Sample:
+    faster = pair.speedup
     value = steps / (first + (steps - first) / faster.value)
     # By how much it changes with the speed-up of one step.
     slope = (value / faster.value) ** 2 * (steps - first) / steps
-    return Measured(value, _both(faster.half_width, 0.0, slope, 0.0), faster.n, (run, plan))
+    return Sample(value, faster.n, _both(faster.half_width, 0.0, slope, 0.0))
 
 
 def _attention_share(rows: Rows, run: str, cell: Cell) -> Measured | None:
@@ -125,8 +130,12 @@ def _attention_share(rows: Rows, run: str, cell: Cell) -> Measured | None:
 
 
 def _layout_gain(rows: Rows, run: str, cell: Cell) -> Measured | None:
-    """Return sparse attention without the transformation over that with it, each beside its own dense twin."""
-    for other in rows.find("step", {**cell.find, "layout_transform": "false"}):
+    """Return sparse attention without the transformation over that with it, each beside its own dense twin.
+
+    One backend computes both: another one's rate is no gain of the layout.
+    """
+    others = rows.find("step", {**cell.find, "layout_transform": "false"})
+    for other in (each for each in others if rows.fact(each, "backend") == rows.fact(run, "backend")):
         gain = _ratio(rows.sample(run, "attention_speedup"), rows.sample(other, "attention_speedup"))
         if gain is not None:
             return _of(gain, run, other)
@@ -165,9 +174,9 @@ MEASURES: dict[str, Callable[[Rows, Cell], Measured]] = {
     "quality": _nothing,
     "pflops_dense": _plan("pflops_dense"),
     "pflops_sparse": _plan("pflops_sparse"),
-    "latency_s": _of_step(_latency),
+    "latency_s": _of_pair(_latency),
     "dense_latency_s": _of_step(_dense_latency, is_dense=True),
-    "speedup": _of_step(_speedup),
+    "speedup": _of_pair(_speedup),
     "attention_share": _of_step(_attention_share, is_dense=True),
     "attention_speedup": _of_step(lambda rows, run, cell: _of(rows.sample(run, "attention_speedup"), run)),
     "layout_gain": _of_step(_layout_gain),

@@ -31,7 +31,7 @@ def published_view(published: Published, rows: Rows, runs: pd.DataFrame) -> Tabl
         runs=runs[runs["run_id"].isin(used)],
         n=f"{counts} (repetitions of a step, cases of a kernel)" if counts else "none, counted",
         interval="95 %, Student's t over repetitions, from 3 up; counted operations have none",
-        notes=tuple(_notes([verdict for *_, verdict in found])),
+        notes=(*_notes([verdict for *_, verdict in found]), *_step_notes([measured for _, measured, _ in found], rows)),
     )
 
 
@@ -41,6 +41,8 @@ def _cells(cell: Cell, measured: Measured, verdict: Verdict) -> tuple[str, ...]:
         text = f"{measured.value:.{cell.decimals}f}"
         if measured.half_width is not None:
             text += f" ± {measured.half_width:.{cell.decimals + 1}f}"
+        if measured.is_composed:
+            text += ", composed"
     said = verdict.kind if verdict.kind == CANNOT else str(verdict)
     return cell.row, cell.column, "" if cell.unit == "1" else cell.unit, str(cell.value), text, said
 
@@ -76,3 +78,15 @@ def _notes(verdicts: list[Verdict]) -> Iterator[str]:
     for each in dict.fromkeys(ids):
         if each in texts:
             yield f"{each}: {texts[each]}"
+
+
+def _step_notes(found: list[Measured], rows: Rows) -> Iterator[str]:
+    """Yield which steps the values come from, and what it means that one is composed."""
+    steps = [run for run in rows.find("step", {}) if any(run in measured.runs for measured in found)]
+    if steps:
+        yield "Steps timed: " + "; ".join(dict.fromkeys(map(rows.words, steps)))
+    if any(measured.is_composed for measured in found):
+        yield (
+            "composed: a dense step of all layers, less what the layers of a shorter model save when they are sparse, "
+            "times their number"
+        )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.hardware import column, is_counted
-from analysis.steps import step_runs
+from analysis.steps import is_compiled, step_runs
 
 # Which steps stay dense changes how many of each kind there are, not what one takes.
 _NOT_OF_A_STEP = ("first_times_fp",)
@@ -41,16 +41,19 @@ class Rows:
     Args:
         measurements: From `analysis.load.measurements`.
         runs: From `analysis.load.runs`.
+        compiled: Which timed steps count: those with compiled blocks, or those without.
     """
 
-    def __init__(self, measurements: pd.DataFrame, runs: pd.DataFrame) -> None:
+    def __init__(self, measurements: pd.DataFrame, runs: pd.DataFrame, compiled: bool = False) -> None:
         whole = runs[runs["status"] == "complete"].sort_values("created", kind="stable")
         self._kinds = {
             "plan": whole[is_counted(whole)],
-            "step": step_runs(whole),
+            "step": step_runs(whole).loc[lambda steps: is_compiled(steps) == compiled],
             # A rehearsal on small shapes is no benchmark.
             "kernel": whole[(whole["model"] == "kernels") & (column(whole, "config.size") == "paper")],
         }
+        self._compiled = compiled
+        self._facts = whole.set_index("run_id")
         tokens, layers = column(whole, "config.call.seq_len"), column(whole, "config.model.transformer.num_layers")
         self._sizes = dict(zip(whole["run_id"], zip(tokens, layers, strict=True), strict=True))
         has_prompts = whole["prompts"].map(lambda prompts: isinstance(prompts, list) and len(prompts) > 0).astype(bool)
@@ -81,6 +84,16 @@ class Rows:
         """Return the tokens of a self-attention call of a timed step, and its model's layers; NaN of another run."""
         tokens, layers = (math.nan if pd.isna(number) else float(number) for number in self._sizes[run_id])
         return tokens, layers
+
+    def fact(self, run_id: str, name: str) -> Any:
+        """Return a column of a run of `analysis.load.runs`."""
+        return self._facts.at[run_id, name]
+
+    def words(self, run_id: str) -> str:
+        """Return what a timed step is of: model, backends, whether its blocks were compiled, layers."""
+        names = (self.fact(run_id, name) for name in ("model", "backend", "dense_backend"))
+        blocks = "compiled" if self._compiled else "not compiled"
+        return "{}, {} over dense {}, blocks {}, {:g} layers".format(*names, blocks, self.size(run_id)[1])
 
     def prompts(self, run_id: str, quantity: str) -> list[str]:
         """Return the prompts that a run has a value of."""

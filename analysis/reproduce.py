@@ -3,7 +3,7 @@
 python -m analysis.reproduce                                 the tables that it knows
 python -m analysis.reproduce TABLE --commands [--smoke]      the commands that fill one on a machine without GPU
 python -m analysis.reproduce --commands --gpu                those that need one, of all tables
-python -m analysis.reproduce TABLE --runs DIR ... [--format markdown|latex|csv]
+python -m analysis.reproduce TABLE --runs DIR ... [--compiled] [--format markdown|latex|csv]
 """
 
 from __future__ import annotations
@@ -27,14 +27,19 @@ from analysis.writer import Table, write
 from svg.results import MEASUREMENT_SCHEMA, RecordError
 
 
-def tables(published: Published, folders: list[Path]) -> list[Table]:
+def tables(published: Published, folders: list[Path], compiled: bool = False) -> list[Table]:
     """Return a published table and those beside it, filled from the runs below some folders.
+
+    Args:
+        published: The table.
+        folders: Of runs.
+        compiled: Whether times come from steps with compiled blocks, or from those without.
 
     Raises:
         RecordError: If a folder is missing or holds no run, none is complete, or rows cannot be told apart.
     """
     runs, measurements = _load(folders)
-    rows = Rows(measurements, runs)
+    rows = Rows(measurements, runs, compiled)
     first = published_view(published, rows, runs)
     others = [beside_table(published, part, rows, runs) for part in published.beside]
     lacking = [part.title for part, table in zip(published.beside, others, strict=True) if table is None]
@@ -82,6 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--commands", action="store_true", help="print the commands that fill it instead")
     parser.add_argument("--gpu", action="store_true", help="with --commands: those that need a GPU")
     parser.add_argument("--set", nargs="+", default=[], metavar="SETTING", help="with --gpu: settings of timed steps")
+    parser.add_argument("--compiled", action="store_true", help="times of compiled blocks (default: of eager ones)")
     parser.add_argument("--smoke", action="store_true", help="with --commands: at a size that only shows that they run")
     add_writing(parser)
     options = parser.parse_args(arguments)
@@ -97,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.table is None:
             put("".join(f"reproduce-{name}: {read(name).title}\n" for name in chosen), options.output)
         else:
-            made = tables(read(options.table), options.runs)
+            made = tables(read(options.table), options.runs, options.compiled)
             for table in made:
                 hardware.check(table.runs, allow_mixed=options.allow_mixed, allow_dirty=options.allow_dirty)
             put(write(made, options.format), options.output)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from analysis.hardware import column
+
 # Column: (heading, quantity, how a value is written).
 COLUMNS = {
     "density": ("density", "density_executed", "{:.3f}"),
@@ -31,6 +33,11 @@ def step_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[weights.notna()] if weights is not None else runs.iloc[:0]
 
 
+def is_compiled(runs: pd.DataFrame) -> pd.Series:
+    """Return in which runs the transformer's blocks were compiled; records from before the choice do not say."""
+    return column(runs, "config.compile").map(lambda value: str(value) == "True").astype(bool)
+
+
 def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each run that timed a single step, by model and backend; failed ones too.
 
@@ -46,14 +53,14 @@ def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     chosen = step_runs(runs).sort_values(["model", "backend", "created"], kind="stable")
     is_whole = measurements["protocol"].isna() | (measurements["protocol"] == "tile")
     values = measurements[is_whole].set_index(["run_id", "quantity"])
+    chosen = chosen.assign(is_compiled=is_compiled(chosen))
     rows = []
     for run in chosen.to_dict("records"):
         sizes = [run.get(f"config.call.{name}") for name in ("batch", "num_heads", "seq_len", "head_dim")]
         row = {name: run[name] for name in ("run_id", "model", "backend", "dense_backend", "status")}
         # A job of a sweep that was refused before anything was worked out has none.
         row |= {"call": "–" if any(map(pd.isna, sizes)) else " × ".join(map(str, sizes)), "error": run["error.message"]}
-        # Records from before there was a choice have no such column.
-        row["is_compiled"] = str(run.get("config.compile")) == "True"
+        row["is_compiled"] = run["is_compiled"]
         row["n"] = _value(values, run["run_id"], "dense_step_s", "n")
         row |= {name: _value(values, run["run_id"], quantity) for name, (_, quantity, _) in COLUMNS.items()}
         rows.append(row)

@@ -40,20 +40,25 @@ def record(folder: Path, run_id: str, rows: list[Measurement], config: dict, pro
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Records of a plan, of timed steps with two backends and of two layers alone, of a kernel, of two tiny videos."""
+    """Records of plans, of steps with two backends, of two layers, compiled, of a kernel, of tiny videos."""
     root = tmp_path_factory.mktemp("reproduce")
     counted = {"pflops_dense": 612.372, "pflops_sparse": 300.0, "num_steps": 50.0, "dense_steps": 12.0}
-    counted |= {"seq_len": 119056.0, "num_layers": 60.0}
+    counted |= {"seq_len": 119056.0, "num_layers": 60.0, "dense_layers": 0.0}
     plan = {"forecast": {"gpu": "h200"}, "method": SVG}
     rows = [row(name, value) for name, value in counted.items()]
-    record(root / "plans", "plan", rows, plan, CLEAN, backend="none", dense_backend="none")
-    steps = ("slow", 20.0, 30.0, 60), ("fast", 20.0, 10.0, 60), ("cut", 0.7, 0.1, 2)
+    for method in ("svg", "one_pattern_spatial"):
+        names_ = {"method": method, "backend": "none", "dense_backend": "none"}
+        record(root / "plans", f"plan-{method}", rows, plan, CLEAN, **names_)
+    steps = [("slow", 20.0, 30.0, 60), ("fast", 20.0, 10.0, 60), ("cut", 0.7, 0.1, 2), ("quick", 12.0, 6.0, 60)]
+    steps.append(("spatial", 0.7, 0.3, 2))
     for backend, dense_s, sparse_s, layers in steps:
         timed = [row("dense_step_s", dense_s, 4, 0.1), row("step_s", sparse_s, 4, 0.2)]
         timed += [row("speedup", dense_s / sparse_s, 4), row("dense_phase_s", 16.0, 4, 0.1, protocol="attention")]
         config = {"weights": "random", "method": SVG | {"first_times_fp": 0.1}, "call": {"seq_len": 119056}}
         config |= {"model": {"transformer": {"num_layers": layers}}}
-        record(root / "deep" / "rows", backend, timed, config, backend=backend)
+        config["compile"] = backend == "quick"
+        method = "one_pattern_spatial" if backend == "spatial" else "svg"
+        record(root / "deep" / "rows", backend, timed, config, backend=backend, method=method)
     times = [
         row("latency_ms", value, 20, protocol=name, prompt_id=prompt)
         for prompt, eager in (("0", 21.0), ("1", 9.0))
@@ -72,8 +77,8 @@ def folder(tmp_path_factory):
 
 
 @cache
-def made(name: str, *folders: Path) -> list[Table]:
-    return reproduce.tables(read(name), list(folders))
+def made(name: str, *folders: Path, compiled: bool = False) -> list[Table]:
+    return reproduce.tables(read(name), list(folders), compiled)
 
 
 def line(name: str, row_name: str, column: str, *folders: Path) -> tuple[str, ...]:
@@ -126,6 +131,39 @@ def test_a_latency_is_that_of_all_steps_under_the_fastest_backend_with_its_inter
     assert line("svg-table1", "HunyuanVideo T2V, dense", "latency_s", folder)[1].startswith("1000 ±")
 
 
+def test_compiled_and_eager_steps_are_not_mixed(folder):
+    for compiled, seconds, blocks in ((False, "620", "fast over dense flash3, blocks not"), (True, "372", "quick")):
+        table = made("svg-table1", folder, compiled=compiled)[0]
+        [cells] = [cells for cells in table.cells if cells[:2] == ("HunyuanVideo T2V, SVG", "latency_s")]
+        assert cells[4].startswith(f"{seconds} ±")
+        [said] = [note for note in table.notes if note.startswith("Steps timed: ")]
+        assert blocks in said and ("blocks compiled" in said) == compiled
+
+
+def test_a_step_of_few_layers_stands_for_one_of_all_where_none_was_timed(folder):
+    name = "HunyuanVideo T2V, spatial heads only (DiTFastAttn)"
+    sparse_s = 20.0 - 30 * (0.7 - 0.3)
+    half = float(stdtrit(3, 0.975)) / 2 * math.hypot(50 * 0.1, 38 * 30 * math.hypot(0.1, 0.2))
+    measured = line("svg-table1", name, "latency_s", folder)[1]
+    assert measured == f"{12 * 20 + 38 * sparse_s:.0f} ± {half:.1f}, composed"
+    assert line("svg-table1", name, "speedup", folder)[1].startswith(f"{1000 / (12 * 20 + 38 * sparse_s):.2f} ±")
+    assert any(note.startswith("composed: a dense step of all") for note in made("svg-table1", folder)[0].notes)
+    [alone] = [cells for cells in made("svg-table1", folder, compiled=True)[0].cells
+               if cells[:2] == (name, "latency_s")]  # fmt: skip
+    assert alone[4] == "–"
+
+
+def test_the_gain_of_the_layout_is_that_of_one_backend(tmp_path):
+    for backend, transforms, faster in (("flash", True, 6.0), ("flex", True, 4.0), ("flex", False, 2.5)):
+        config = {"weights": "random", "method": {"sparsity": 0.17, "layout_transform": transforms}}
+        config["call"] = {"seq_len": 119056}
+        rows = [row("step_s", 1 / faster, 3), row("attention_speedup", faster, 3, 0.0)]
+        record(tmp_path, f"{backend}-{transforms}", rows, config, backend=backend)
+    published = "HunyuanVideo T2V, 17 % kept"
+    assert line("svg-layout", published, "attention_speedup", tmp_path)[1].startswith("6.00 ±")
+    assert line("svg-layout", published, "over_none", tmp_path)[1].startswith("1.60 ±")
+
+
 def test_shares_and_kernels_come_from_steps_and_benchmarks(folder):
     assert line("svg-attention-share", "120k tokens", "attention_share", folder)[1].startswith("0.80 ±")
     assert line("svg-kernels", "QK norm, average", "speedup", folder)[1] == "5.0"
@@ -168,7 +206,7 @@ def test_the_command_lists_tables_writes_one_and_says_what_is_wrong_in_one_line(
         (["svg-table9"], "TABLE is 'svg-table9'"),
         (["svg-table1", "--runs", str(tmp_path)], "holds no finished run"),
         (["svg-table1", "--runs", str(tmp_path / "no")], "holds no finished run"),
-        (["svg-table1", "--runs", str(folder / "plans" / "plan")], "is one run; give a folder that holds runs"),
+        (["svg-table1", "--runs", str(folder / "plans" / "plan-svg")], "is one run; give a folder that holds runs"),
     ):
         assert reproduce.main(wrong) == 2
         out, error = capsys.readouterr()

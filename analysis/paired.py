@@ -40,10 +40,10 @@ def paired(
     """Return by how much the reference method exceeds every other setting at the same kept fraction.
 
     Settings are compared where model, sampler and dense twins are the same (dense backend, device, whether blocks were
-    compiled) and as many steps and layers stayed dense. Videos are paired by prompt and seed, for these have the same
-    initial noise; the differences of a prompt are averaged over its seeds, whichever runs made them, so that prompts
-    are what the interval is over (`analysis.intervals`). Videos that either setting lacks, or where either value is no
-    number, are left out.
+    compiled) and as many steps and layers stayed dense. Videos are paired by prompt (id, text and image) and seed, for
+    these have the same initial noise; the differences of a prompt are averaged over its seeds, whichever runs made
+    them, so that prompts are what the interval is over (`analysis.intervals`). Videos that either setting lacks, or
+    where either value is no number, are left out.
 
     Args:
         measurements: From `analysis.load.measurements`.

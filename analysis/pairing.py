@@ -12,6 +12,9 @@ from analysis.noise import NoiseFloor, NoiseFloors
 from analysis.settings import dense_settings, describe, knob_text
 from analysis.statistics import Values
 
+# A prompt: its id, and what it says, for ids that people give may name other texts in other lists.
+Shown = tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -26,7 +29,7 @@ class Setting:
         density: Kept fraction asked for; None where none was.
         conditions: What must be the same in two settings that are compared.
         floor: The noise floor of the quantity that is compared; None where it was not measured.
-        videos: That quantity by prompt and seed; None where it is no number.
+        videos: That quantity by prompt (its id, text and image) and seed; None where it is no number.
     """
 
     runs: tuple[str, ...]
@@ -38,13 +41,13 @@ class Setting:
     density: float | None
     conditions: dict[str, str]
     floor: NoiseFloor | None
-    videos: dict[tuple[str, int | None], float | None]
+    videos: dict[tuple[Shown, int | None], float | None]
 
 
 def settings(measurements: pd.DataFrame, runs: pd.DataFrame, quantity: str, protocol: str) -> Iterator[Setting]:
     """Yield every setting of the complete runs, with its videos' values of one quantity and protocol."""
     facts, values = describe(runs), Values(measurements)
-    floors = NoiseFloors(measurements, runs, values)
+    floors, shown = NoiseFloors(measurements, runs, values), _shown(runs)
     table = runs[runs["status"] == "complete"].sort_values("created", kind="stable").set_index("run_id", drop=False)
     facts = facts.loc[table.index]
     letters = facts["environment"] if facts["environment"].nunique() > 1 else None
@@ -64,11 +67,20 @@ def settings(measurements: pd.DataFrame, runs: pd.DataFrame, quantity: str, prot
             conditions=_conditions(values, run, list(ids)),
             floor=floors.of(run, quantity, protocol),
             videos={
-                (value.prompt_id, value.seed): value.number
+                (shown.get((value.run_id, value.prompt_id), (value.prompt_id,)), value.seed): value.number
                 for value in values.select(ids, quantity, protocol)
                 if value.prompt_id is not None
             },
         )
+
+
+def _shown(runs: pd.DataFrame) -> dict[tuple[str, str], Shown]:
+    """Return each prompt of each run, by run and id."""
+    return {
+        (run_id, prompt["prompt_id"]): tuple(prompt.get(name, "") for name in ("prompt_id", "text", "image_sha256"))
+        for run_id, prompts in zip(runs["run_id"], runs["prompts"], strict=True)
+        for prompt in (prompts if isinstance(prompts, list) else [])
+    }
 
 
 def _conditions(values: Values, run: pd.Series, ids: list[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -116,9 +116,9 @@ def estimate(values: Sequence[Value]) -> Estimate:
     return Estimate(mean, low, high, min(every), max(every), len(means), len(every), **common)
 
 
-def prompt_means(numbers: Iterable[tuple[str | None, float]]) -> list[float]:
+def prompt_means(numbers: Iterable[tuple[Hashable, float]]) -> list[float]:
     """Return the mean of each prompt's numbers, given as (prompt, number), in the order of the prompts' first."""
-    groups: dict[str | None, list[float]] = {}
+    groups: dict[Hashable, list[float]] = {}
     for prompt, number in numbers:
         groups.setdefault(prompt, []).append(number)
     return [math.fsum(group) / len(group) for group in groups.values()]

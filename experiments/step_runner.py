@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from experiments import measured_rates, resuming, step_rows
+from experiments import measured_rates, resuming, step_rows, tracking
 from experiments.building import build_dense_backend
 from experiments.dense_choice import DenseChoice, choose_fastest
 from experiments.forced_choice import FixedPlans, ForcedChoice, deal
@@ -35,13 +35,14 @@ def run(plan: StepPlan) -> Path:
 
     Raises:
         ValueError: If the model does not fit the device, or a backend fails on it; the record then says so, too. If
-            the folder holds a complete record of other settings.
+            the folder holds a complete record of other settings, or the record cannot be sent where it is to be.
         RecordError: If the folder belongs to another run or is being written.
     """
     config = plan.config
     path = plan.path
     if resuming.is_kept(plan):
         return path
+    tracking.check(config.tracking)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     choice = _dense_choice(plan)
@@ -69,6 +70,7 @@ def run(plan: StepPlan) -> Path:
             raise ValueError(_failure(plan, error)) from error
         writer.extend(step_rows.rows(found, {"seed": config.seed}))
         writer.extend(choice.rows({"seed": config.seed}))
+    tracking.publish(config.tracking, path)
     print(f"{plan.run_id}: {step_rows.sentence(found)} in {path}", flush=True)
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,9 @@ from experiments.entry import CONF, one_line
 from experiments.help import headline
 
 # What is run for each combination: every agent makes one run of the experiment and sends it at once.
-_COMMAND = ("${env}", "${interpreter}", "-m", "experiments.compare")
+_COMMAND = ("${env}", "${interpreter}", "-m")
+# As the comment at the top of an experiment says, where it is not for experiments.compare; a plan sends nothing.
+_RUN_WITH = re.compile(r"^# Run it with .*?experiments\.(?!plan\b)(\w+)", re.MULTILINE)
 _FIXED = ("hydra.mode=RUN", "tracking=wandb", "tracking.mode=online")
 
 
@@ -42,13 +45,14 @@ def sweep_of(name: str, settings: Sequence[str] = ()) -> dict[str, Any]:
     swept = {key: override for key, override in overrides.items() if override.is_sweep_override()}
     if not swept:
         raise ValueError(f"experiment={name} has one value of each setting; give one of them several, as seed=0,1,2")
+    verb = found[1] if (found := _RUN_WITH.search(file.read_text(encoding="utf-8"))) else "compare"
     fixed = [str(override.input_line) for key, override in overrides.items() if key not in swept]
     return {
         "name": name,
         "description": headline(file),
-        "program": "experiments/compare.py",
+        "program": f"experiments/{verb}.py",
         "method": "grid",
-        "command": [*_COMMAND, f"experiment={name}", *_FIXED, *fixed, "${args_no_hyphens}"],
+        "command": [*_COMMAND, f"experiments.{verb}", f"experiment={name}", *_FIXED, *fixed, "${args_no_hyphens}"],
         "parameters": {key: {"values": _values(override)} for key, override in swept.items()},
     }
 
@@ -65,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m experiments.wandb_sweep", description=__doc__)
     parser.add_argument("experiment", help="a sweep of conf/experiment")
-    parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE", help="as experiments.compare takes them")
+    parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE", help="as the experiment's command takes them")
     options = parser.parse_args(arguments)
     try:
         sweep = sweep_of(options.experiment, options.settings)

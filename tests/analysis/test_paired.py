@@ -12,12 +12,15 @@ from svg.results import Measurement, RunWriter
 from tests.fake_runs import PROVENANCE
 
 
-def write(root, run_id, method, scores, density=0.25, seeds=(0,), dense_steps=1, dense="sdpa", more=None, **model):
+def write(
+    root, run_id, method, scores, density=0.25, seeds=(0,), dense_steps=1, dense="sdpa", more=None, texts=None, **model
+):
     """Write a run; scores is {prompt: PSNR per seed}, None for a video that equals its twin."""
     config = {"seed": seeds[0], "seeds": list(seeds), "model": {"name": "m", "num_inference_steps": 8, **model}}
     config |= {"method": {"name": method, "sparsity": density}, **(more or {})}
     names = {"model": "m", "method": method, "backend": "cpu_gather", "dense_backend": dense}
-    facts = {"config": config, "provenance": PROVENANCE, "prompts": [], "seeds": list(seeds)}
+    facts = {"config": config, "provenance": PROVENANCE, "seeds": list(seeds)}
+    facts["prompts"] = [{"prompt_id": prompt, "text": text} for prompt, text in (texts or {}).items()]
     with RunWriter(root, run_id, **names, **facts) as run:
         for prompt, values in scores.items():
             for seed, value in zip(seeds, values, strict=True):
@@ -60,6 +63,13 @@ def test_seeds_of_a_prompt_count_once(tmp_path):
 def test_prompts_without_a_number_on_both_sides_are_left_out_and_counted(tmp_path):
     write(tmp_path, "a", "svg", {"p0": [30.0], "p1": [None], "p2": [28.0]})
     write(tmp_path, "b", "random_blocks", {"p0": [29.0], "p1": [20.0]})
+    [row] = table_of(tmp_path).itertuples()
+    assert (row.prompts, row.difference, row.unpaired) == (1, 1.0, 2)
+
+
+def test_one_id_of_two_texts_makes_no_pair(tmp_path):
+    write(tmp_path, "a", "svg", {"p0": [30.0], "p1": [28.0]}, texts={"p0": "a cat", "p1": "a dog"})
+    write(tmp_path, "b", "random_blocks", {"p0": [20.0], "p1": [27.0]}, texts={"p0": "a hat", "p1": "a dog"})
     [row] = table_of(tmp_path).itertuples()
     assert (row.prompts, row.difference, row.unpaired) == (1, 1.0, 2)
 

@@ -318,6 +318,13 @@ def test_the_same_device_by_another_name_is_the_same_step(tiny):
     assert planned(*settings, "device=auto").path == planned(*settings, f"device={device}").path
 
 
+def test_a_timed_step_is_sent_where_records_go(tiny, monkeypatch):
+    sent = []
+    monkeypatch.setattr(step_runner.tracking, "publish", lambda tracking, path: sent.append((tracking.mode, path)))
+    path = step_runner.run(planned(*tiny("tiny_wan"), "steps=[dense]", "tracking.mode=offline"))
+    assert sent == [("offline", path)]
+
+
 def test_a_damaged_record_is_set_aside_and_timed_again(tiny, tmp_path):
     settings = [*tiny("tiny_wan"), "steps=[dense]"]
     path = step_runner.run(planned(*settings))

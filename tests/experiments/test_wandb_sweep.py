@@ -13,6 +13,7 @@ from experiments.entry import CONF
 from tests.experiments.test_sweep_files import EVERY
 
 COUNTS = {name: [len(str(values).split(",")) for values in params.values()] for name, params in EVERY.items()}
+FULL_SIZE = ("svg_table1", "svg2_table2", "svg_layout", "svg_attention_share")
 
 
 def jobs(sweep):
@@ -32,7 +33,10 @@ def test_every_sweep_becomes_a_grid_of_the_same_values(name, capsys):
         zip(EVERY[name], COUNTS[name], strict=True)
     )
     assert printed["description"] and printed["method"] == "grid"
-    assert printed["command"][:4] == ["${env}", "${interpreter}", "-m", "experiments.compare"]
+    # Those of full-size models alone are of timed steps.
+    verb = "step_latency" if name.startswith(FULL_SIZE) and not name.endswith("_tiny") else "compare"
+    assert printed["command"][:4] == ["${env}", "${interpreter}", "-m", f"experiments.{verb}"]
+    assert printed["program"] == f"experiments/{verb}.py"
 
 
 @pytest.mark.slow

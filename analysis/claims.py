@@ -1,7 +1,7 @@
 """What the project set out to reach, beside what the committed rows say: ``python -m analysis.claims``.
 
-Ends with status 1 where the README says a number that no row carries. A target that is missed, or not measured yet, is
-said and fails nothing. The targets stand in ``analysis/claims.toml``.
+Ends with status 1 where the README says a number that the row it names does not carry. A target that is missed, or
+not measured yet, is said and fails nothing. The targets stand in ``analysis/claims.toml``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         runs, measurements = read_rows(options.results)
         print(claims_markdown(runs, measurements, options.claims))
         text = options.document.read_text(encoding="utf-8")
-        found = [*out_of_date(text, options.document.parent), *unbacked(text, measurements)]
+        found = [*out_of_date(text, options.document.parent), *unbacked(text, runs, measurements)]
     except (OSError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -107,7 +107,7 @@ def matching(runs: pd.DataFrame, find: Mapping[str, str]) -> list[str]:
         column = name if name in ("model", "method") else f"config.{name if '.' in name else f'method.{name}'}"
         if column not in found:
             return []
-        found = found[found[column].map(lambda value, text=text: _is(value, text)).astype(bool)]
+        found = found[found[column].map(lambda value, text=text: says(value, text)).astype(bool)]
     return list(found["run_id"])
 
 
@@ -119,7 +119,8 @@ def _half_width(n: int, spread: Any) -> float | None:
     return float(stdtrit(n - 1, 0.975)) * float(spread) / math.sqrt(n)
 
 
-def _is(value: Any, text: str) -> bool:
+def says(value: Any, text: str) -> bool:
+    """Return whether a setting has the value that a text names."""
     if isinstance(value, bool):
         return str(value).lower() == text
     if value is None or pd.isna(value):

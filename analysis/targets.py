@@ -120,7 +120,7 @@ def _newest(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> tup
         if claim.shape is not None:
             cases = [one["prompt_id"] for one in run["prompts"] if json.loads(one["text"])["shape"] == claim.shape]
             rows = rows[rows["prompt_id"].isin(cases)]
-        known = _values(rows)
+        known = means(rows)
         for text in texts:
             try:
                 return evaluate(text, known), str(run["provenance.gpu.name"])
@@ -129,11 +129,14 @@ def _newest(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> tup
     return None
 
 
-def _values(rows: pd.DataFrame) -> dict[str, float]:
-    """Return the numbers of one run or case that belong to no step, layer, head or frame, by quantity[protocol]."""
+def means(rows: pd.DataFrame) -> dict[str, float]:
+    """Return the numbers of one run that belong to no step, layer, head or frame, by quantity[protocol].
+
+    Where a run has several of one, for its videos or cases, it is their mean.
+    """
     whole = rows[rows[["step", "layer", "head", "frame"]].isna().all(axis=1) & rows["value"].notna()]
     names = whole["quantity"] + whole["protocol"].map(lambda name: "" if pd.isna(name) else f"[{name}]")
-    return dict(zip(names, whole["value"].astype(float), strict=True))
+    return {str(name): float(value) for name, value in whole["value"].astype(float).groupby(names).mean().items()}
 
 
 def evaluate(text: str, known: Mapping[str, float]) -> float:
@@ -158,7 +161,10 @@ def evaluate(text: str, known: Mapping[str, float]) -> float:
                 return known[name if isinstance(node, ast.Name) else f"{name}[{ast.unparse(node.slice)}]"]
         raise RecordError(f"{text!r} is no arithmetic on quantities: {ast.unparse(node)!r}")
 
-    return value(ast.parse(text, mode="eval"))
+    try:
+        return value(ast.parse(text, mode="eval"))
+    except SyntaxError as error:
+        raise RecordError(f"{text!r} is no arithmetic on quantities") from error
 
 
 def claims_markdown(runs: pd.DataFrame, measurements: pd.DataFrame, path: Path = CLAIMS) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.elements import cell, descriptions, method_name, of_runs, sortable
+from analysis.footnotes import Footnotes
 from analysis.remarks import remarks
 from analysis.settings import counted, environments, listed
 from analysis.statistics import Values
@@ -59,7 +60,7 @@ def summary_table(table: pd.DataFrame, methods: Sequence[str], places: Mapping[s
     several_models, several_machines = table["model"].nunique() > 1, table["environment"].nunique() > 1
     texts = ["Method", *(["Model"] if several_models else []), *(["Machine"] if several_machines else [])]
     numbers = [*(_heading(table, name) for name in shown), "Videos"]
-    notes: dict[str, int] = {}
+    notes = Footnotes()
     body = []
     for _, row in table.iterrows():
         cells = [_method(row, methods, places)]
@@ -72,11 +73,11 @@ def summary_table(table: pd.DataFrame, methods: Sequence[str], places: Mapping[s
             cells.append(f'<td class="error" colspan="{len(shown) + 1}">{text}</td>')
         failed = "" if row["status"] == "complete" else ' class="failed"'
         body.append(f"<tr{failed}{of_runs(row['runs'], places)}>{''.join(cells)}</tr>")
-    listed_notes = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    listed_notes = "".join(f"<li>{escape(note)}</li>" for note in notes.texts())
     return (
         sortable(f"Table of all settings, protocol {protocol}", texts, numbers, body)
         + f'<p class="hint">{escape(_legend(table))}</p>'
-        + (f'<ol class="notes">{listed_notes}</ol>' if notes else "")
+        + (f'<ol class="notes">{listed_notes}</ol>' if listed_notes else "")
     )
 
 
@@ -159,7 +160,7 @@ def _method(row: pd.Series, methods: Sequence[str], places: Mapping[str, int]) -
     return f'<th scope="row" data-value="{escape(row["label"])}">{name}{knobs}</th>'
 
 
-def _number(row: pd.Series, name: str, table: pd.DataFrame, notes: dict[str, int]) -> str:
+def _number(row: pd.Series, name: str, table: pd.DataFrame, notes: Footnotes) -> str:
     note, value, template = row[f"{name}_note"], row[name], FORMATS[name][1]
     if pd.isna(value):
         if not note:
@@ -180,8 +181,8 @@ def _number(row: pd.Series, name: str, table: pd.DataFrame, notes: dict[str, int
     return cell(text, f"{value:.10g}", tip)
 
 
-def _footnote(name: str, note: str, notes: dict[str, int]) -> str:
-    return f"<sup>{notes.setdefault(f'{FORMATS[name][0]}: {note}', len(notes) + 1)}</sup>"
+def _footnote(name: str, note: str, notes: Footnotes) -> str:
+    return f"<sup>{notes.number(name, note)}</sup>"
 
 
 def _legend(table: pd.DataFrame) -> str:

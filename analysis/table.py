@@ -7,6 +7,7 @@ import textwrap
 
 import pandas as pd
 
+from analysis.footnotes import Footnotes
 from analysis.remarks import remarks
 from analysis.settings import counted, environments, listed, machine_text
 from analysis.summary import FORMATS, QUALITY, cell, full_labels, interval_text, quality_columns, summary
@@ -35,7 +36,7 @@ def _lines(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
     if len(twins) == 1:
         headings[2] += f" vs {twins[0]}"
     for intervals in _INTERVALS:
-        notes: dict[str, int] = {}
+        notes = Footnotes()
         grid = _grid(table, shown, intervals, notes)
         widths = [
             max(len(heading), *(len(cells[index]) for _, cells in grid if isinstance(cells, list)), 0)
@@ -54,7 +55,7 @@ def _lines(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
 
 
 def _grid(
-    table: pd.DataFrame, shown: list[str], intervals: tuple[str, ...], notes: dict[str, int]
+    table: pd.DataFrame, shown: list[str], intervals: tuple[str, ...], notes: Footnotes
 ) -> list[tuple[str, list[str] | str]]:
     """Return the cells of each row, or its error, beside its label."""
     grid: list[tuple[str, list[str] | str]] = []
@@ -69,7 +70,7 @@ def _grid(
     return grid
 
 
-def _short_cell(row: pd.Series, name: str, intervals: tuple[str, ...], notes: dict[str, int]) -> str:
+def _short_cell(row: pd.Series, name: str, intervals: tuple[str, ...], notes: Footnotes) -> str:
     """A cell with the number of a footnote in place of a long note."""
     note = row[f"{name}_note"]
     if pd.isna(row[name]):
@@ -81,8 +82,8 @@ def _short_cell(row: pd.Series, name: str, intervals: tuple[str, ...], notes: di
     return " ".join([text, *footnotes])
 
 
-def _footnote(name: str, note: str, notes: dict[str, int]) -> str:
-    return f"[{notes.setdefault(f'{FORMATS[name][0]}: {note}', len(notes) + 1)}]"
+def _footnote(name: str, note: str, notes: Footnotes) -> str:
+    return f"[{notes.number(name, note)}]"
 
 
 def _line(label: str, cells: list[str], first: int, widths: list[int]) -> str:
@@ -113,7 +114,7 @@ def _header(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
     return lines
 
 
-def _legend(table: pd.DataFrame, notes: dict[str, int], intervals: tuple[str, ...], width: int) -> list[str]:
+def _legend(table: pd.DataFrame, notes: Footnotes, intervals: tuple[str, ...], width: int) -> list[str]:
     texts = ["density: share of query-key pairs computed in sparse calls, tile by tile."]
     if table["denoise_speedup"].notna().any():
         texts.append("speed-up: of the whole generation; denoising: of its steps alone.")
@@ -126,6 +127,6 @@ def _legend(table: pd.DataFrame, notes: dict[str, int], intervals: tuple[str, ..
     if table["environment"].nunique() > 1:
         texts.append("Letters: other machines, versions or code; times of two letters do not compare.")
     lines = textwrap.wrap(" ".join([*texts, *remarks(table)]), width)
-    for note, number in notes.items():
+    for number, note in enumerate(notes.texts(), 1):
         lines += textwrap.wrap(f"[{number}] {note}", width, subsequent_indent="    ", break_on_hyphens=False)
     return lines

@@ -25,7 +25,7 @@ def quality_axes(figure: Figure, table: pd.DataFrame, quantity: str) -> tuple[Ax
     """
     low, high = _extent(table, quantity)
     values = _drawn(table, quantity).values()
-    if not values or min(values) - high <= _FAR * (high - low):
+    if not values or low == high or min(values) - high <= _FAR * (high - low):
         axes = figure.subplots()
         return axes, axes
     above, axes = figure.subplots(2, 1, sharex=True, height_ratios=(_HEIGHT, 1))

@@ -1,5 +1,5 @@
 // Draws quality and speed-up over density: every run a dot, an interval where there is one, identical videos on top, and
-// below a quality's chart what its noise floor is.
+// below them a noise floor that is far above all other runs; below a quality's chart stands what its noise floor is.
 const estimateText = (estimate, metric) => {
   if (estimate.mean == null) return estimate.infinite ? "∞, identical" : "n/a";
   const ends = estimate.low == null ? "" : ` [${number(estimate.low, metric.digits)}, ${number(estimate.high, metric.digits)}]`;
@@ -37,10 +37,15 @@ function drawChart(box, metric, options) {
   if (!known.length && !infinite.length) {
     return box.replaceChildren(title, element("p", { class: "empty" }, silent[0]?.estimate.note || (data.runs.length && !shownRuns().length ? "No run is left to show." : "Nothing was measured.")));
   }
-  const frame = { left: 52, right: width - 12, top: infinite.length ? 40 : 14, bottom: height - 42 };
   const floors = metric.versus ? [] : [...new Map(dots.filter((dot) => dot.estimate.floor).map((dot) => [dot.estimate.floor.text, dot.estimate.floor])).values()];
   const drawn = floors.filter((floor) => floor.value != null);
-  const edges = [...known.flatMap(({ estimate: { mean, low, high } }) => [mean, low ?? mean, high ?? mean]), ...drawn.map((floor) => floor.value)];
+  const sparse = known.filter((dot) => dot.estimate.noise !== "noise floor");
+  const ends = (list) => list.flatMap(({ estimate: { mean, low, high } }) => [mean, low ?? mean, high ?? mean]);
+  const least = Math.min(...ends(sparse)), most = Math.max(...ends(sparse));
+  const isFar = drawn.length > 0 && most > least && Math.min(...drawn.map((floor) => floor.value)) - most > most - least;
+  const edges = isFar ? ends(sparse) : [...ends(known), ...drawn.map((floor) => floor.value)];
+  const strip = infinite.length ? 40 : 16;
+  const frame = { left: 52, right: width - 12, top: isFar ? strip + 24 : infinite.length ? 40 : 14, bottom: height - 42 };
   const isLog = options.isLog && Math.min(...edges) > 0;
   const y = scaleOf(edges.length ? edges : [0, 1], isLog, frame.bottom, frame.top);
   const x = scaleOf([0, ...dots.map((dot) => dot.x)], false, frame.left, frame.right);
@@ -60,23 +65,28 @@ function drawChart(box, metric, options) {
     svg.append(element("line", { class: "grid dashed", x1: frame.left, x2: frame.right, y1: 16, y2: 16 }));
   }
   for (const floor of drawn) {
-    svg.append(element("line", { class: "floor", x1: frame.left, x2: frame.right, y1: y.place(floor.value), y2: y.place(floor.value), "data-tip": `Noise floor: ${floor.text}` }));
+    const place = isFar ? strip : y.place(floor.value);
+    svg.append(element("line", { class: "floor", x1: frame.left, x2: frame.right, y1: place, y2: place, "data-tip": `Noise floor: ${floor.text}` }));
   }
-  for (const dot of dots) dot.at = [x.place(dot.x), dot.estimate.mean == null ? 16 : y.place(dot.estimate.mean)];
+  if (isFar) svg.append(element("text", { class: "tick", x: frame.left - 8, y: strip + 4, "text-anchor": "end" }, number(Math.min(...drawn.map((floor) => floor.value)), 0)));
+  for (const dot of dots) {
+    dot.isOff = isFar && dot.estimate.noise === "noise floor";
+    dot.at = [x.place(dot.x), dot.estimate.mean == null ? 16 : dot.isOff ? strip : y.place(dot.estimate.mean)];
+  }
   for (const family of new Set(known.map((dot) => dot.run.family))) {
     const members = known.filter((dot) => dot.run.family === family).sort((a, b) => a.x - b.x);
     svg.append(element("polyline", { class: "join", points: members.map((dot) => dot.at.join(",")).join(" "), style: `stroke:${colorOf(members[0].run)}` }));
   }
   for (const dot of [...known, ...infinite]) svg.append(drawDot(dot, metric, y));
   box.replaceChildren(title, svg);
-  if (!metric.versus) box.append(element("p", { class: "hint" }, floors.length ? `Noise floor, dashed: ${floors.map((floor) => floor.text).join("; ")}.` : data.noFloor));
+  if (!metric.versus) box.append(element("p", { class: "hint" }, floors.length ? `Noise floor, dashed${isFar ? ", above a gap in the scale" : ""}: ${floors.map((floor) => floor.text).join("; ")}.` : data.noFloor));
   if (silent.length) box.append(element("p", { class: "hint" }, `${silent.length} of ${dots.length} runs have no ${metric.name}: ${silent[0].estimate.note}`));
 }
 
-function drawDot({ run, x, at, estimate }, metric, y) {
+function drawDot({ run, x, at, estimate, isOff }, metric, y) {
   const text = `${run.name}\n${metric.name} ${estimateText(estimate, metric)} (${estimate.total} video${estimate.total === 1 ? "" : "s"})\ndensity ${number(x, 3)}${metric.versus ? `\nagainst dense ${run.denseBackend}` : ""}`;
   const group = element("g", { class: "dot", tabindex: 0, role: "button", "aria-label": text.replaceAll("\n", ", "), "data-tip": text, "data-run": run.id, style: `color:${colorOf(run)}` });
-  if (estimate.low != null && estimate.mean != null) {
+  if (estimate.low != null && estimate.mean != null && !isOff) {
     group.append(element("line", { x1: at[0], x2: at[0], y1: y.place(estimate.low), y2: y.place(estimate.high) }));
   }
   group.append(element("circle", { class: "target", cx: at[0], cy: at[1], r: 12 }), element("circle", { cx: at[0], cy: at[1], r: 5.5 }));

@@ -276,6 +276,26 @@ def test_the_quality_chart_draws_the_noise_floor(browser, tmp_path):
     assert browser.complaints() == []
 
 
+def test_a_noise_floor_far_above_all_runs_leaves_them_the_scale(browser, tmp_path):
+    for name, score in {"svg": 30.0, "rival": 28.0}.items():
+        write_noise(tmp_path, name, name, {"p0": score})
+    write_noise(tmp_path, "floor", "dense", {"p0": 72.0})
+    file = tmp_path / "far.html"
+    file.write_text(render(load.measurements(tmp_path), load.runs(tmp_path)), encoding="utf-8")
+    browser.open(file.as_uri(), 1280, 900)
+    chart = "document.querySelector('#quality-chart')"
+    browser.wait_for(f"{chart}.querySelector('.floor') !== null")
+    places = {
+        name: float(browser.evaluate(f"{chart}.querySelector('[data-run={name}] .target').getAttribute('cy')"))
+        for name in ("svg", "rival", "floor")
+    }
+    assert float(browser.evaluate(f"{chart}.querySelector('.floor').getAttribute('y1')")) == places["floor"]
+    # 2 dB apart fill the chart, though the floor is 42 dB away.
+    assert places["floor"] < places["svg"] and places["rival"] - places["svg"] > 100
+    assert "above a gap in the scale: PSNR dB 72.00" in browser.evaluate(f"{chart}.textContent")
+    assert browser.complaints() == []
+
+
 def test_left_out_videos_are_said_to_be_left_out(browser, tmp_path):
     write_fake_runs(tmp_path)
     file = tmp_path / "small.html"

@@ -205,11 +205,15 @@ def _evaluate(
     (options.state / "evaluation.json").write_text(json.dumps(results, indent=1))
 
 
-def _training(state: Path) -> dict[str, dict[str, float]]:
-    """Return how long each part was trained in a state."""
+def _training(state: Path) -> dict[str, dict[str, Any]]:
+    """Return how long each part was trained in a state, and by how many processes at most, a GPU each."""
     stored = {part: resume.load_state(state, part) for part in ("autoencoder", "diffusion")}
     return {
-        part: {"seconds": float(saved[1]["spent"]), "steps": int(saved[1]["step"])}
+        part: {
+            "seconds": float(saved[1]["spent"]),
+            "steps": int(saved[1]["step"]),
+            "processes": int(saved[1].get("processes", 1)),
+        }
         for part, saved in stored.items()
         if saved is not None
     }

@@ -58,6 +58,7 @@ def train(
         ranks: The processes that train together, each on a batch of its own.
     """
     device, ranks = pool.device, ranks or Ranks()
+    progress.processes = max(progress.processes, ranks.count)
     vae.train()
     named = dict(vae.named_parameters())
     optimizer = resume.adamw(named, progress, lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=1e-4)

@@ -43,10 +43,10 @@ of {tokens_per_frame} = {tokens} tokens.
 
 Weights are bfloat16 safetensors, {size_mb:.1f} MB. Trained from nothing by
 `python -m experiments.train_tiny --family {name}`, on clips that `experiments/tiny/clips.py` draws, on
-{device}:
+{device}, one for each process:
 
-| part | time | steps |
-| --- | ---: | ---: |
+| part | time | processes | steps |
+| --- | ---: | ---: | ---: |
 {training}
 
 ## How good it is
@@ -104,7 +104,10 @@ def text(name: str, folder: Path, results: dict[str, Any]) -> str:
     token_frames = family.latent_frames // family.patch[0]
     has_image = name == "cogvideox_i2v"
     size = {"height": clips.HEIGHT, "width": clips.WIDTH, "frames": family.num_frames}
-    rows = [f"| {part} | {row['seconds']:.0f} s | {row['steps']:,} |" for part, row in results["training"].items()]
+    rows = [
+        f"| {part} | {row['seconds']:.0f} s | {row.get('processes', 1)} | {row['steps']:,} |"
+        for part, row in results["training"].items()
+    ]
     return TEMPLATE.format(
         tag="image-to-video" if has_image else "text-to-video",
         title=TITLES[name],

@@ -106,6 +106,7 @@ def train(
         The weights by name, averaged over this piece.
     """
     device, ranks = latents.device, ranks or Ranks()
+    progress.processes = max(progress.processes, ranks.count)
     model.to(device).train()
     named = dict(model.named_parameters())
     steppers = optimizers(model, progress, device)

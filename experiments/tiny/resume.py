@@ -17,11 +17,14 @@ SHARD_BYTES = 15 * 2**20
 
 @dataclass
 class Progress:
-    """How far a training is: steps, seconds of its budget spent, and the optimizer's second moments by name."""
+    """How far a training is: steps, seconds of its budget spent, the optimizer's second moments by name, and how many
+    processes trained together, at most.
+    """
 
     step: int = 0
     spent: float = 0.0
     squares: dict[str, torch.Tensor] = field(default_factory=dict)
+    processes: int = 1
 
 
 def load(path: Path, name: str, model: nn.Module) -> Progress:
@@ -31,14 +34,16 @@ def load(path: Path, name: str, model: nn.Module) -> Progress:
         return Progress()
     tensors, metadata = stored
     model.load_state_dict(_part(tensors, "weight/"), strict=False)
-    return Progress(int(metadata["step"]), float(metadata["spent"]), _part(tensors, "square/"))
+    squares, processes = _part(tensors, "square/"), int(metadata.get("processes", 1))
+    return Progress(int(metadata["step"]), float(metadata["spent"]), squares, processes)
 
 
 def save(path: Path, name: str, model: nn.Module, progress: Progress) -> None:
     """Write what ``load`` reads; second moments in bf16."""
     tensors = {f"weight/{key}": value.float() for key, value in model.named_parameters()}
     tensors |= {f"square/{key}": value.to(torch.bfloat16) for key, value in progress.squares.items()}
-    save_state(path, name, tensors, {"step": str(progress.step), "spent": f"{progress.spent:.1f}"})
+    metadata = {"step": str(progress.step), "spent": f"{progress.spent:.1f}", "processes": str(progress.processes)}
+    save_state(path, name, tensors, metadata)
 
 
 def adamw(named: Mapping[str, nn.Parameter], progress: Progress, **settings: Any) -> torch.optim.AdamW:

@@ -353,7 +353,7 @@ def test_a_models_card_says_what_was_measured(name, tmp_path, monkeypatch):
     save_file({"a": torch.zeros(3, 4, dtype=torch.bfloat16), "b": torch.zeros(())}, folder / "vae/a.safetensors")
     results = {
         "device": "SOME GPU",
-        "training": {"autoencoder": {"seconds": 301.4, "steps": 4321}},
+        "training": {"autoencoder": {"seconds": 301.4, "steps": 4321, "processes": 2}},
         "autoencoder_psnr_db": [35.0, 36.0],
         "captions": ["a", "b", "c"],
     }
@@ -365,7 +365,7 @@ def test_a_models_card_says_what_was_measured(name, tmp_path, monkeypatch):
     written = (folder / "README.md").read_text()
     for words in (
         "| vae | `SomeAutoencoder` | 13 |",
-        "| autoencoder | 301 s | 4,321 |",
+        "| autoencoder | 301 s | 2 | 4,321 |",
         "| VAE, PSNR on 2 unseen clips | 35.50 dB (worst 35.00) | 34 dB |",
         "| colour, shape and motion, 10 steps, guidance 4 | 73% | 75 % |",
         "17 token frames of 240 = 4080 tokens",

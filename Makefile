@@ -20,6 +20,8 @@ PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q
 BENCH_MODELS ?= hunyuan_video_t2v,wan_t2v_14b,cogvideox1_5_i2v,wan_i2v_14b_720p,cosmos_t2w_14b
 BENCH_VIDEOS ?= cogvideox1_5_i2v
 BENCH_BACKEND ?= flash_block_sparse
+# Whether PyTorch compiles the blocks first, as svg.attach(..., compile=True) does.
+BENCH_COMPILE ?= true
 # Of every timed step; an interval needs three.
 BENCH_REPEATS ?= 3
 SMALL := experiment=bench_smoke runs_dir=runs/smoke overwrite=true
@@ -84,11 +86,11 @@ bench-kernels: $(READY)  ## Time our kernels on an NVIDIA GPU, each checked firs
 
 bench-steps: $(READY)  ## Time a step of every BENCH_MODELS at full size, random weights, beside what the GPU allows, into runs/bench
 	@$(call bench,rates,$(BENCH_MODELS))
-	@$(call bench,step_latency,$(BENCH_MODELS),seconds=0,backend=$(BENCH_BACKEND) seconds=0 repeats=$(BENCH_REPEATS))
+	@$(call bench,step_latency,$(BENCH_MODELS),seconds=0,backend=$(BENCH_BACKEND) compile=$(BENCH_COMPILE) seconds=0 repeats=$(BENCH_REPEATS))
 
 bench-videos: $(READY)  ## Time all denoising steps of every BENCH_VIDEOS likewise, beside the time composed of single steps
 	@$(call bench,rates,$(BENCH_VIDEOS))
-	@$(call bench,video_latency,$(BENCH_VIDEOS),seconds=0,backend=$(BENCH_BACKEND) seconds=0 repeats=$(BENCH_REPEATS))
+	@$(call bench,video_latency,$(BENCH_VIDEOS),seconds=0,backend=$(BENCH_BACKEND) compile=$(BENCH_COMPILE) seconds=0 repeats=$(BENCH_REPEATS))
 
 bench-published: $(READY)  ## Time what published tables need of an NVIDIA GPU, steps and kernels, into runs/reproduce/steps
 	@$(RUN) -c "import sys, torch; torch.cuda.is_available() or sys.exit('error: torch finds no NVIDIA GPU here: nothing was timed')"

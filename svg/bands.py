@@ -24,6 +24,8 @@ class BandMethod(SparseMethod):
         key_order: ``"sink_first"`` or ``"plain"``; see ``svg.palette.Geometry``.
         spatial_unit: ``"token"`` (a sliding band) or ``"frame"`` (whole frames, the paper's figure; needs
             rounding=token).
+        query_block_size: Queries per tile, at least 1, where they are not as many as keys, which are ``block_size``;
+            None: they are. 192 is what flash_block_sparse's kernel wants at a head_dim up to 96.
 
     Raises:
         ValueError: If a value is none of these, or two of them exclude each other.
@@ -36,6 +38,7 @@ class BandMethod(SparseMethod):
     rounding: Rounding = "tile"
     key_order: Literal["sink_first", "plain"] = "sink_first"
     spatial_unit: Literal["token", "frame"] = "token"
+    query_block_size: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,11 +56,25 @@ class BandMethod(SparseMethod):
                 f"whole tiles, and the reference code's widths are in tokens"
             )
 
+        if self.query_block_size is not None and self.query_block_size < 1:
+            raise ValueError(f"method.query_block_size is {self.query_block_size}; it must be at least 1, or null")
+        if self.query_block_size is not None and not self.shares_masks:
+            raise ValueError(
+                f"method.query_block_size is {self.query_block_size}, but each head of this method has a mask of its "
+                f"own, in square tiles; leave it null and change method.block_size"
+            )
+
     @property
     def geometry(self) -> Geometry:
         """How the kept fraction becomes a mask."""
         return Geometry(
-            self.density_requested, self.block_size, self.rounding, self.sink, self.key_order, self.spatial_unit
+            self.density_requested,
+            self.block_size,
+            self.rounding,
+            self.sink,
+            self.key_order,
+            self.spatial_unit,
+            query_block_size=self.query_block_size,
         )
 
     def palette(self, layout: TokenLayout) -> tuple[HeadPattern, HeadPattern]:

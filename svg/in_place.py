@@ -35,7 +35,7 @@ class ReorderedPairs:
 
 
 @lru_cache(maxsize=16)
-def in_place(pattern: HeadPattern, block_size: int) -> HeadPattern:
+def in_place(pattern: HeadPattern, query_block_size: int, key_block_size: int) -> HeadPattern:
     """Return the pattern that keeps the same pairs in the original order; computed once per pattern.
 
     A tile is full where all of its pairs are kept and partial where some are. Goes over all pairs, a row of tiles at a
@@ -43,11 +43,11 @@ def in_place(pattern: HeadPattern, block_size: int) -> HeadPattern:
     """
     if pattern.mask is None or (pattern.query_order is None and pattern.key_order is None):
         return pattern
-    query_offsets = tile_offsets(pattern.mask.query_len, block_size)
-    key_offsets = tile_offsets(pattern.mask.key_len, block_size)
+    query_offsets = tile_offsets(pattern.mask.query_len, query_block_size)
+    key_offsets = tile_offsets(pattern.mask.key_len, key_block_size)
     keys = torch.arange(pattern.mask.key_len)
     rows = []
-    for queries in torch.arange(pattern.mask.query_len).split(block_size):
+    for queries in torch.arange(pattern.mask.query_len).split(query_block_size):
         up_to = torch.zeros(keys.numel() + 1, dtype=torch.long)
         up_to[1:] = pattern.keep(queries[:, None], keys[None, :]).sum(0).cumsum(0)
         kept, area = up_to[key_offsets].diff(), queries.numel() * key_offsets.diff()

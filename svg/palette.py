@@ -33,6 +33,7 @@ class Geometry:
         band_edge: ``"closed"`` keeps \\|q - k\\| <= W, ``"open"`` keeps < W; matters for the reference's rounding only.
         num_padded_text_tokens: Text tokens that the reference's width counts, padding included, where the layout holds
             the prompt alone; None counts the layout's. Matters for the reference's rounding only.
+        query_block_size: Queries per tile where they are not as many as keys.
     """
 
     density: float
@@ -43,6 +44,12 @@ class Geometry:
     spatial_unit: Literal["token", "frame"] = "token"
     band_edge: Literal["closed", "open"] = "closed"
     num_padded_text_tokens: int | None = None
+    query_block_size: int | None = None
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Queries and keys per tile."""
+        return self.query_block_size or self.block_size, self.block_size
 
 
 @lru_cache(maxsize=64)
@@ -115,14 +122,14 @@ def upstream_profiled_patterns(
 
 def _mask(layout: TokenLayout, geometry: Geometry, pattern: TokenPattern) -> BlockMask:
     if geometry.rounding == "tile":
-        return BlockMask.from_tile_budget(pattern, geometry.density, geometry.block_size, geometry.block_size)
+        return BlockMask.from_tile_budget(pattern, geometry.density, *geometry.tile)
     if geometry.rounding == "token":
         pattern = window_for_density(pattern, geometry.density)
     else:
         width = _upstream_window(layout, geometry)
         # The width is in tokens, the pattern's half-width in units of its scaled difference.
         pattern = replace(pattern, half_width=(width - (geometry.band_edge == "open")) * pattern.query_scale)
-    return BlockMask.from_pattern(pattern, geometry.block_size, geometry.block_size)
+    return BlockMask.from_pattern(pattern, *geometry.tile)
 
 
 def _upstream_window(layout: TokenLayout, geometry: Geometry) -> int:

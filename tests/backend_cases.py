@@ -182,6 +182,12 @@ def svg_with_the_reference_codes_order():
 
 
 @case
+def sparse_videogen_in_tiles_with_more_queries_than_keys():
+    palette = head_patterns(TokenLayout(4, 19, 7), Geometry(0.7, 8, query_block_size=12))
+    return AttentionPlan(palette, _heads(0, 1, 1))
+
+
+@case
 def clusters_of_unequal_size():
     queries = torch.tensor([0, 1, 30, 31, 64, SEQ_LEN])
     keys = torch.tensor([0, 17, 18, 59, SEQ_LEN])

@@ -70,8 +70,8 @@ def assert_right(output: torch.Tensor, plan: AttentionPlan, dtype: torch.dtype, 
     assert torch.equal((exact == 0).all(-1), (output == 0).all(-1))
 
 
-def attention_plans(block_size: int, rounding: str) -> dict[str, AttentionPlan]:
+def attention_plans(block_size: int, rounding: str, queries: int | None = None) -> dict[str, AttentionPlan]:
     """Return the plans of Sparse VideoGen for the embedded model: 17 frames of 240 tokens, 4 heads."""
-    palette = head_patterns(TokenLayout(17, 240), Geometry(0.25, block_size, rounding))
+    palette = head_patterns(TokenLayout(17, 240), Geometry(0.25, block_size, rounding, query_block_size=queries))
     heads = {"spatial": [0, 0, 0, 0], "temporal": [1, 1, 1, 1], "mixed": [0, 1, 1, 0]}
     return {name: AttentionPlan(palette, torch.tensor([chosen])) for name, chosen in heads.items()}

@@ -132,11 +132,18 @@ def test_the_sparse_kernel_refuses_plans_that_are_not_whole_tiles_of_its_size(ca
 
 
 @pytest.mark.parametrize(
-    ("block_size", "head_dim", "sizes"),
-    [(128, 128, (128, 128)), (192, 64, (192, 64)), (64, 64, (64, 64)), (256, 64, (256, 128)), (128, 256, (128, 64))],
+    ("tile", "head_dim", "sizes"),
+    [
+        ((128, 128), 128, (128, 128)),
+        ((192, 128), 64, (192, 128)),
+        ((192, 192), 64, (192, 64)),
+        ((64, 64), 64, (64, 64)),
+        ((256, 256), 64, (256, 128)),
+        ((128, 128), 256, (128, 64)),
+    ],
 )
-def test_its_lists_hold_the_tiles_of_the_plan_in_ascending_order(block_size, head_dim, sizes):
-    plan = attention_plans(block_size, "tile")["mixed"]
+def test_its_lists_hold_the_tiles_of_the_plan_in_ascending_order(tile, head_dim, sizes):
+    plan = attention_plans(tile[1], "tile", tile[0])["mixed"]
     masks = tuple(pattern.mask for pattern in plan.patterns)
     lists = index_lists(masks, 4080, head_dim, torch.device("cpu"))
     assert lists.sizes == sizes
@@ -152,10 +159,10 @@ def test_its_lists_hold_the_tiles_of_the_plan_in_ascending_order(block_size, hea
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
-@pytest.mark.parametrize("block_size", [64, 128, 192])
-def test_on_a_gpu_the_sparse_kernel_equals_the_judge_and_its_ragged_tail_is_exact(block_size, head_dim):
+@pytest.mark.parametrize("tile", [(64, 64), (128, 128), (192, 192), (192, 128)], ids=str)
+def test_on_a_gpu_the_sparse_kernel_equals_the_judge_and_its_ragged_tail_is_exact(tile, head_dim):
     query, key, value = (torch.randn(1, 4, 4080, head_dim, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    plan, backend = attention_plans(block_size, "tile")["mixed"], backends.get("flash_block_sparse")
+    plan, backend = attention_plans(tile[1], "tile", tile[0])["mixed"], backends.get("flash_block_sparse")
     try:
         backend.check(query, plan)
     except ValueError as refusal:

@@ -142,3 +142,19 @@ def test_patterns_are_built_once_for_equal_layouts_and_geometries():
     again = head_patterns(TokenLayout(4, 6), Geometry(0.7, 3))
     assert all(x is y for x, y in zip(first, again, strict=True))
     assert head_patterns(TokenLayout(4, 6), replace(Geometry(0.7, 3), sink="none"))[0] is not first[0]
+
+
+@pytest.mark.parametrize("layout", [TokenLayout(5, 33), TokenLayout(4, 25, 7), TokenLayout(4, 25, 7, "first")], ids=str)
+@pytest.mark.parametrize("rounding", ["tile", "token"])
+def test_tiles_may_have_other_queries_than_keys_and_keep_no_more_than_asked_for(layout, rounding):
+    for pattern in head_patterns(layout, Geometry(0.7, 8, rounding, query_block_size=12)):
+        mask = pattern.mask
+        assert mask.tile_map.shape == (-(-layout.seq_len // 12), -(-layout.seq_len // 8))
+        computed = (
+            mask.tile_map.repeat_interleave(12, 0).repeat_interleave(8, 1)[: layout.seq_len, : layout.seq_len] > 0
+        )
+        kept = mask.dense()
+        assert torch.equal(kept, computed) if rounding == "tile" else not (kept & ~computed).any()
+        assert 0.55 < kept.double().mean() <= 0.7
+        text = slice(layout.text_start, layout.text_start + layout.num_text_tokens)
+        assert kept[text].all() and kept[:, text].all()

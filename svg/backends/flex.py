@@ -81,9 +81,9 @@ class FlexBackend:
         sizes = _tile_sizes(plan, "reference")
         tiles = palette(plan, seq_len, sizes, query.device)
         assignment = resident(plan.assignment, query.device)
-        filled = math.ceil(seq_len / math.lcm(*sizes)) * math.lcm(*sizes) if self.pads else seq_len
+        filled_queries, filled_keys = (seq_len if not self.pads else -(-seq_len // size) * size for size in sizes)
         # What fills the last tile up is padding like that of a shorter item.
-        lengths = torch.full((batch,), seq_len, device=query.device) if filled > seq_len else None
+        lengths = torch.full((batch,), seq_len, device=query.device) if filled_keys > seq_len else None
         if plan.key_lengths is not None:
             lengths = send(plan.key_lengths, query.device)
             # Padding may hold anything, and a probability of nothing times NaN is NaN.
@@ -93,10 +93,11 @@ class FlexBackend:
             *tile_lists(tiles, assignment, lengths, sizes[1]),
             BLOCK_SIZE=sizes,
             mask_mod=mask_mod(tiles, assignment.expand(batch, num_heads), lengths, sizes, seq_len),
-            seq_lengths=(filled, filled),
+            seq_lengths=(filled_queries, filled_keys),
             compute_q_blocks=False,
         )
-        query, key, value = (pad(x, (0, 0, 0, filled - seq_len)) for x in (query, key, value))
+        query = pad(query, (0, 0, 0, filled_queries - seq_len))
+        key, value = (pad(x, (0, 0, 0, filled_keys - seq_len)) for x in (key, value))
         return self._attend(query, key, value, block_mask, sizes)[:, :, :seq_len]
 
     def _attend(

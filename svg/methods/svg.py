@@ -52,7 +52,7 @@ class SparseVideoGen(BandMethod):
 
     def palette(self, layout: TokenLayout) -> tuple[HeadPattern, HeadPattern]:
         spatial, temporal = super().palette(layout)
-        return spatial, temporal if self.layout_transform else in_place(temporal, self.block_size)
+        return spatial, temporal if self.layout_transform else in_place(temporal, *self.geometry.tile)
 
     def plan(self, inputs: AttentionInputs, context: AttentionContext) -> AttentionPlan:
         palette = self.palette(context.layout)

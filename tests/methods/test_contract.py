@@ -265,6 +265,7 @@ def test_a_density_below_what_text_and_sink_keep_is_refused(name):
         ("first_layers_fp", 2, r"\[0, 1\]"),
         ("threshold_rule", "old", "step_index"),
         ("block_size", 0, "at least 1"),
+        ("query_block_size", 0, "at least 1"),
         ("sink", "last_frame", "first_frame"),
         ("rounding", "up", "ceil128"),
         ("key_order", "random", "sink_first"),

@@ -44,9 +44,9 @@ def test_the_same_pairs_are_kept_by_the_same_heads_and_more_tiles_are_computed(l
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_a_tile_is_full_where_all_of_its_pairs_are_kept_and_partial_where_some_are(layout):
-    pattern = in_place(methods()[0].palette(layout)[1], 8)
+    pattern = in_place(methods()[0].palette(layout)[1], 12, 8)
     dense = pattern.mask.dense()
-    for row, queries in enumerate(dense.split(8)):
+    for row, queries in enumerate(dense.split(12)):
         for column, tile in enumerate(queries.split(8, dim=1)):
             expected = FULL if tile.all() else PARTIAL if tile.any() else SKIPPED
             assert pattern.mask.tile_map[row, column] == expected
@@ -86,6 +86,6 @@ def test_it_is_profiled_as_the_reordered_pattern_whose_band_a_kernel_knows():
 
 def test_what_is_not_reordered_stays_as_it_is():
     spatial = methods()[1].palette(LAYOUTS[0])[0]
-    assert in_place(spatial, 8) is spatial
+    assert in_place(spatial, 8, 8) is spatial
     everything = HeadPattern("dense")
-    assert in_place(everything, 8) is everything and AttentionPlan((everything,), torch.zeros(1, 1)).is_dense
+    assert in_place(everything, 8, 8) is everything and AttentionPlan((everything,), torch.zeros(1, 1)).is_dense

@@ -7,6 +7,7 @@ import torch
 
 from svg.block_mask import FULL
 from svg.layout import TokenLayout
+from svg.methods.oracle_blocks import OracleBlocks
 from svg.methods.random_blocks import RandomBlocks
 from svg.methods.random_choice import RandomChoice
 from svg.methods.svg import SparseVideoGen
@@ -125,3 +126,9 @@ def test_fewer_tiles_than_rows_are_refused():
     layout = TokenLayout(2, 2)
     with pytest.raises(ValueError, match=r"method\.sparsity .* is 0\.2, but .* raise it"):
         RandomBlocks(density=0.2, block_size=1, pure=True, sink="none").plan(random_inputs(layout), context_of(layout))
+
+
+@pytest.mark.parametrize("method", [RandomBlocks, OracleBlocks])
+def test_methods_whose_heads_have_masks_of_their_own_refuse_tiles_that_are_not_square(method):
+    with pytest.raises(ValueError, match=r"method\.query_block_size is 12, but .* change method\.block_size"):
+        method(density=0.5, query_block_size=12)

@@ -29,6 +29,8 @@ MOST_ROWS, BLOCK_KEYS = 64, 64
 WORD = tl.constexpr(64)
 # Keys of one program: few enough to fill a GPU, many enough that joining them costs little.
 KEYS_PER_PROGRAM = 8192
+# Programs that share out the channels of values: what one holds of three outputs fits its registers.
+VALUE_SPLIT = 1
 OUTPUTS = tl.constexpr(3)
 # From which compute capability on tiles are moved by the tensor memory engine.
 HOPPER = 90
@@ -111,12 +113,14 @@ def _sums(
     stride_value_item, stride_value_head, stride_value_token,
     num_heads, num_rows, seq_len, num_words, part_keys, scale_log2,
     HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    USES_DESCRIPTORS: tl.constexpr, INTERPRET: tl.constexpr,
+    VALUE_SPLIT: tl.constexpr, USES_DESCRIPTORS: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """Sum one block of rows over one part of the keys: without a mask, and under both packed ones."""
-    lane, block, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    value_dim: tl.constexpr = BLOCK_DIM // VALUE_SPLIT
+    lane, block, part = tl.program_id(0) // VALUE_SPLIT, tl.program_id(1), tl.program_id(2)
+    first_place = (tl.program_id(0) % VALUE_SPLIT) * value_dim
     item, head = lane // num_heads, lane % num_heads
-    place = tl.arange(0, BLOCK_DIM)
+    place = first_place + tl.arange(0, value_dim)
     queries = load_tile(
         query, item, head, block * BLOCK_ROWS, stride_query_item, stride_query_head, stride_query_token, num_rows,
         HEAD_DIM, BLOCK_ROWS, BLOCK_DIM, False, True, INTERPRET,
@@ -132,9 +136,9 @@ def _sums(
     weight = tl.zeros([BLOCK_ROWS], tl.float32)
     weight_first = tl.zeros([BLOCK_ROWS], tl.float32)
     weight_second = tl.zeros([BLOCK_ROWS], tl.float32)
-    total = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
-    total_first = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
-    total_second = tl.zeros([BLOCK_ROWS, BLOCK_DIM], tl.float32)
+    total = tl.zeros([BLOCK_ROWS, value_dim], tl.float32)
+    total_first = tl.zeros([BLOCK_ROWS, value_dim], tl.float32)
+    total_second = tl.zeros([BLOCK_ROWS, value_dim], tl.float32)
     begin = part * part_keys
     for step in range(0, tl.cdiv(tl.minimum(begin + part_keys, limit) - begin, BLOCK)):
         start = begin + step * BLOCK
@@ -146,7 +150,7 @@ def _sums(
         )  # fmt: skip
         values = load_tile(
             value, item, head, start, stride_value_item, stride_value_head, stride_value_token, seq_len,
-            HEAD_DIM, BLOCK, BLOCK_DIM, USES_DESCRIPTORS, True, INTERPRET,
+            HEAD_DIM, BLOCK, value_dim, USES_DESCRIPTORS, True, INTERPRET, first_place,
         )  # fmt: skip
         if lengths is not None:
             # Padding may hold anything, and a probability of nothing times NaN is NaN.
@@ -241,10 +245,12 @@ def prepare(
         for name, x in tensors.items()
         for i, axis in enumerate(("item", "head", "token"))
     }
+    value_split = VALUE_SPLIT if block_dim == 128 else 1
     uses_descriptors = capability >= HOPPER and fits_descriptor(key) and fits_descriptor(value)
     if uses_descriptors:
-        tile = [1, 1, block_keys, block_dim]
-        tensors |= {name: TensorDescriptor.from_tensor(tensors[name], tile) for name in ("key", "value")}
+        dims = {"key": block_dim, "value": block_dim // value_split}
+        for name, dim in dims.items():
+            tensors[name] = TensorDescriptor.from_tensor(tensors[name], [1, 1, block_keys, dim])
     shared = {"peaks": peaks, "weights": weights, "totals": totals, "num_rows": num_rows}
     constants = {"HEAD_DIM": head_dim, "BLOCK_DIM": block_dim, "BLOCK_ROWS": block_rows}
     packed = {
@@ -275,13 +281,14 @@ def prepare(
         "part_keys": KEYS_PER_PROGRAM,
         "scale_log2": head_dim**-0.5 * LOG2_E,
         "BLOCK": block_keys,
+        "VALUE_SPLIT": value_split,
         "USES_DESCRIPTORS": uses_descriptors,
         "INTERPRET": is_interpreted(_sums),
     }
     joined = {**shared, **constants, "errors": errors, "num_parts": grid[2]}
     return errors, [
         Launch(_pack, (2, grid[1], words.shape[2]), packed, {"num_warps": 4}),
-        Launch(_sums, grid, sums, {"num_warps": 8, "num_stages": 2}),
+        Launch(_sums, (grid[0] * value_split, *grid[1:]), sums, {"num_warps": 8, "num_stages": 2}),
         Launch(_join, (grid[0], grid[1], 2), joined, {"num_warps": 4}),
     ]
 

@@ -20,16 +20,18 @@ def fits_descriptor(x: torch.Tensor) -> bool:
 def load_tile(
     tensor, item, head, start, stride_item, stride_head, stride_token, seq_len,
     HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_DIM: tl.constexpr,
-    USES_DESCRIPTORS: tl.constexpr, IS_CUT: tl.constexpr, INTERPRET: tl.constexpr,
+    USES_DESCRIPTORS: tl.constexpr, IS_CUT: tl.constexpr, INTERPRET: tl.constexpr, first_place=0,
 ):  # fmt: skip
     """Return ``(BLOCK, BLOCK_DIM)`` from token ``start`` on; zeros outside of the tensor where the tile is cut.
+
+    Channels are those from ``first_place`` on.
 
     ``tensor`` is ``(items, heads, seq_len, HEAD_DIM)``, a pointer with strides or a descriptor of such tiles.
     """
     if USES_DESCRIPTORS:
-        x = tensor.load([item, head, start, 0]).reshape(BLOCK, BLOCK_DIM)
+        x = tensor.load([item, head, start, first_place]).reshape(BLOCK, BLOCK_DIM)
     else:
-        token, place = tl.arange(0, BLOCK), tl.arange(0, BLOCK_DIM)
+        token, place = tl.arange(0, BLOCK), first_place + tl.arange(0, BLOCK_DIM)
         first = tensor + item.to(tl.int64) * stride_item + head.to(tl.int64) * stride_head
         pointers = first + start.to(tl.int64) * stride_token + (token[:, None] * stride_token + place[None, :])
         if IS_CUT:

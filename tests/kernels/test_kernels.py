@@ -81,3 +81,4 @@ def test_kernels_compile_for_gpus_that_are_not_there_and_fit_their_shared_memory
     assert {line.split()[0] for line in lines} == able
     for head_dim in (64, 128, 256):
         assert any(f"{head_dim})," in line for line in lines if line.startswith("block_sparse_attention"))
+    assert not any(" serial " in line for line in lines if line.split()[0].endswith("attention"))

@@ -28,10 +28,9 @@ class Cell:
         table, row, column: Where it stands.
         unit: Of the value.
         value: As printed, to the last digit.
-        measure: Name of a function of `analysis.measured`.
+        measure: Name of a function of `analysis.measures`.
         find: Which runs measure it: ``model``, ``method``, ``model.X``, or settings of the method.
         kernel: Which kernel's times it needs, where it needs any: ``method``, ``prompt`` (its case) and ``calls``.
-        lacks: What this project has not, without which nothing can be measured; empty where it lacks nothing.
         needs: What a comparison needs that is not here; empty where it can be measured anywhere.
         differs: Ids of the known differences that explain a measured value ``above`` and ``below`` the published one.
     """
@@ -44,7 +43,6 @@ class Cell:
     measure: str
     find: Mapping[str, str]
     kernel: Mapping[str, str]
-    lacks: str
     needs: str
     differs: Mapping[str, list[str]]
 
@@ -164,7 +162,6 @@ def _cell(name: str, content: dict[str, Any], row: dict[str, Any], column: str) 
         measure=measure,
         find=row.get("find", {}),
         kernel=row.get("kernel", {}),
-        lacks=row.get("lacks", ""),
         needs=content.get("needs", {}).get(measure, ""),
         differs=differs,
     )

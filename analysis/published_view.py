@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.measured import Measured, measure
+from analysis.measured import Measured
+from analysis.measures import measure
 from analysis.published_tables import Cell, Published, differences
 from analysis.record_rows import Rows
 from analysis.verdicts import CANNOT, DIFFERS, NOT_MEASURED, REPRODUCED, TO_THE_DIGIT, Verdict, judge

@@ -13,6 +13,7 @@ from analysis.steps import is_compiled, step_runs
 
 # Which steps stay dense changes how many of each kind there are, not what one takes.
 _NOT_OF_A_STEP = ("first_times_fp",)
+PRECISION = "backend.precision"
 
 
 class Sample(NamedTuple):
@@ -68,8 +69,16 @@ class Rows:
 
     def find(self, kind: str, find: Mapping[str, str]) -> list[str]:
         """Return the ids of the runs of a kind (``plan``, ``step`` or ``kernel``) that fit, the last one last."""
-        wanted = {name: text for name, text in find.items() if kind != "step" or name not in _NOT_OF_A_STEP}
-        return matching(self._kinds[kind], wanted)
+        runs, wanted = self._kinds[kind], dict(find)
+        if kind == "step":
+            wanted = {name: text for name, text in find.items() if name not in _NOT_OF_A_STEP}
+            if PRECISION not in find:
+                # In 8 bits the sparse step is another one.
+                runs = runs[~column(runs, f"config.{PRECISION}").eq("fp8").fillna(False).astype(bool)]
+        elif kind == "plan":
+            # It is counted whatever computes it.
+            wanted.pop(PRECISION, None)
+        return matching(runs, wanted)
 
     def sample(
         self, run_id: str, quantity: str, protocol: str | None = None, prompt: str | None = None

@@ -39,8 +39,6 @@ def judge(cell: Cell, measured: Measured) -> Verdict:
     """
     if cell.needs:
         return Verdict(CANNOT, cell.needs)
-    if cell.lacks:
-        return Verdict(NOT_MEASURED, f"this project lacks {cell.lacks}")
     if measured.value is None:
         return Verdict(NOT_MEASURED, measured.missing)
     off = measured.value - float(cell.value)

@@ -86,7 +86,7 @@ bench-kernels: $(READY)  ## Time our kernels on an NVIDIA GPU, each checked firs
 
 bench-steps: $(READY)  ## Time a step of every BENCH_MODELS at full size, random weights, beside what the GPU allows, into runs/bench
 	@$(call bench,rates,$(BENCH_MODELS))
-	@$(call bench,step_latency,$(BENCH_MODELS),seconds=0,backend=$(BENCH_BACKEND) compile=$(BENCH_COMPILE) seconds=0 repeats=$(BENCH_REPEATS))
+	@$(call bench,step_latency,$(BENCH_MODELS),seconds=0,backend=$(BENCH_BACKEND) compile=$(BENCH_COMPILE) operators=true seconds=0 repeats=$(BENCH_REPEATS))
 
 bench-videos: $(READY)  ## Time all denoising steps of every BENCH_VIDEOS likewise, beside the time composed of single steps
 	@$(call bench,rates,$(BENCH_VIDEOS))

@@ -54,14 +54,14 @@ class Step:
     seed: int
     compile: bool = False
 
-    def __call__(self, method: Any, backend: Any, dense_backend: Any) -> Timing:
-        """Run the step and return what it took.
+    def __call__(self, method: Any, backend: Any, dense_backend: Any, is_profiled: bool = False) -> Timing:
+        """Run the step and return what it took; a profiler is told its phases where there is one.
 
         Raises:
             ValueError: If a backend refuses, or what comes out is not finite.
         """
         clock = Clock(self.device)
-        phases = PhaseClock(clock)
+        phases = PhaseClock(clock, is_profiled)
         attached = Attachment(
             self.denoiser,
             self.adapter,

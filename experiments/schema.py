@@ -263,6 +263,7 @@ class StepConfig(Config):
     steps: list[str] = field(default_factory=lambda: list(STEPS))
     seconds: float = 10.0
     repeats: int = 1
+    operators: bool = False
     temporal_share: float = 2 / 3
     text_tokens: int | None = None
     gpu: str = "auto"

@@ -93,6 +93,8 @@ def check(config: StepConfig, names: Names) -> StepPlan:
     }
     if is_whole:
         settings["whole"] = True
+    if config.operators:
+        settings["operators"] = True
     if config.gpu != "auto":
         # Whose peak some rows are a share of; the machine's own is named with the machine.
         settings["gpu"] = config.gpu

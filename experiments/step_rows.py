@@ -43,6 +43,7 @@ class Measured:
         element_size: Bytes of a number.
         num_steps: Of a video: dense ones, sparse ones.
         whole: A whole video's loop, where one was run.
+        apart: A dense step that ran under a profiler, and the seconds of its operators, where one did.
     """
 
     timings: dict[str, list[Timing]]
@@ -61,6 +62,7 @@ class Measured:
     element_size: int
     num_steps: tuple[int, int]
     whole: WholeVideo | None = None
+    apart: tuple[Timing, dict[str, float]] | None = None
 
     def seconds(self, kind: str) -> list[float]:
         """Return the seconds of each repetition."""
@@ -83,6 +85,8 @@ def rows(found: Measured, key: Mapping[str, Any]) -> Iterator[Measurement]:
         yield from _time_rows(found, kind, key)
         yield from _rate_rows(found, kind, key)
         yield from floor_rows(found, kind, key)
+    if found.apart is not None:
+        yield from _operator_rows(*found.apart, key)
     for kind, check in found.checks.items():
         if check.checked:
             off: dict[str, Any] = {"unit": "1", "n": check.checked, "higher_is_better": False, **key}
@@ -131,6 +135,15 @@ def _time_rows(found: Measured, kind: str, key: Mapping[str, Any]) -> Iterator[M
         yield _median(f"{prefix}phase_s", "s", each, key, protocol=phase, higher_is_better=False)
     gib = max(timing.peak_gib for timing in timings)
     yield Measurement(quantity=f"{prefix}peak_memory_gib", unit="GiB", value=gib, higher_is_better=False, **key)
+
+
+def _operator_rows(timing: Timing, operators: Mapping[str, float], key: Mapping[str, Any]) -> Iterator[Measurement]:
+    """Yield a dense step's seconds by phase and operator, and those that neither of them claims."""
+    phases = {phase: _phase_s(timing, phase) for phase in PHASES}
+    beside = timing.step_s - sum(phases.values()) - sum(operators.values())
+    for name, value in {**phases, **operators, "rest": beside}.items():
+        shared: dict[str, Any] = {"unit": "s", "protocol": name, "higher_is_better": False, **key}
+        yield Measurement(quantity="dense_operator_s", value=value, **shared)
 
 
 def _rate_rows(found: Measured, kind: str, key: Mapping[str, Any]) -> Iterator[Measurement]:

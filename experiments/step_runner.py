@@ -25,6 +25,7 @@ from svg import provenance
 from svg.cost.clock import Clock
 from svg.cost.gpu_clocks import GpuClocks
 from svg.cost.memory import GIB
+from svg.cost.operators import operator_seconds
 from svg.cost.verify import CheckedBackend
 from svg.methods.dense import Dense
 from svg.results import RunWriter
@@ -116,6 +117,7 @@ def _measure(plan: StepPlan, dense_backend: Any) -> step_rows.Measured:
     with GpuClocks(plan.device) as clocks:
         timings = _time(plan, step, dense_backend)
         whole = _run_whole(plan, step, dense_backend) if plan.is_whole else None
+    apart = _take_apart(plan, step, dense_backend) if plan.config.operators else None
     return step_rows.Measured(
         timings=timings,
         size=size_of(model, model.transformer),
@@ -133,6 +135,7 @@ def _measure(plan: StepPlan, dense_backend: Any) -> step_rows.Measured:
         element_size=getattr(torch, model.dtype).itemsize,
         num_steps=plan.num_steps,
         whole=whole,
+        apart=apart,
     )
 
 
@@ -171,6 +174,17 @@ def _time(plan: StepPlan, step: Step, dense_backend: Any) -> dict[str, list[Timi
         if done >= plan.config.repeats and now - began + (now - start) > plan.config.seconds:
             break
     return timings
+
+
+def _take_apart(plan: StepPlan, step: Step, dense_backend: Any) -> tuple[Timing, dict[str, float]]:
+    """Run a dense step once more, after all that is timed; return what it took, and its operators' seconds."""
+    timings: list[Timing] = []
+
+    def call() -> None:
+        timings.append(step(Dense(), plan.backend, dense_backend, is_profiled=True))
+
+    seconds = operator_seconds(call, plan.device)
+    return timings[0], seconds
 
 
 def _run_whole(plan: StepPlan, step: Step, dense_backend: Any) -> WholeVideo:

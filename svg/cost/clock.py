@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import torch
+
+# What PyTorch's profiler calls a phase: this and its name.
+PHASE = "svg phase "
 
 
 @dataclass
@@ -40,9 +44,15 @@ class Clock:
 
 @dataclass
 class PhaseClock:
-    """The clock that ``svg.attach(phases=...)`` takes: notes every phase of every attention call, in order."""
+    """The clock that ``svg.attach(phases=...)`` takes: notes every phase of every attention call, in order.
+
+    Args:
+        clock: Takes the marks.
+        tells_profiler: Whether PyTorch's profiler sees phases, too; that costs more than a mark.
+    """
 
     clock: Clock
+    tells_profiler: bool = False
     _spans: list[tuple[str, Any, Any]] = field(default_factory=list)
 
     def phase(self, name: str) -> _Span:
@@ -59,15 +69,19 @@ class PhaseClock:
 
 
 class _Span:
-    __slots__ = ("_clock", "_name", "_start")
+    __slots__ = ("_clock", "_label", "_name", "_start")
 
     def __init__(self, clock: PhaseClock, name: str) -> None:
         self._clock, self._name = clock, name
+        named = clock.tells_profiler
+        self._label = torch.profiler.record_function(f"{PHASE}{name}") if named else nullcontext()
 
     def __enter__(self) -> None:
+        self._label.__enter__()
         self._start = self._clock.clock.mark()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._clock._spans.append((self._name, self._start, self._clock.clock.mark()))
+        self._label.__exit__(kind, error, traceback)

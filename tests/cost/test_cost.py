@@ -13,6 +13,7 @@ from svg.block_mask import BlockMask
 from svg.cost.clock import Clock, PhaseClock
 from svg.cost.flops import PETA, attention_flops, forward_flops, video_pflops
 from svg.cost.memory import peak_gib, reset_peak
+from svg.cost.operators import operator_seconds
 from svg.cost.verify import CheckedBackend, attention_error
 from svg.layout import TokenLayout
 from svg.pattern import band
@@ -50,6 +51,25 @@ def test_a_span_costs_less_than_a_thousandth_of_a_tiny_attention_call():
             pass
     # 1000 calls of the embedded model take about 40 s on one core.
     assert time.perf_counter() - start < 0.04
+
+
+def test_products_and_attention_outside_of_a_phase_are_told_apart():
+    phases, wide, heads = PhaseClock(Clock(CPU), tells_profiler=True), torch.ones(512, 512), torch.ones(1, 2, 256, 64)
+
+    def call(in_phase: bool, outside: bool) -> None:
+        with phases.phase("attention"):
+            if in_phase:
+                torch.nn.functional.scaled_dot_product_attention(heads, heads, heads) @ wide[:64]
+        if outside:
+            torch.nn.functional.linear(wide, wide, wide[0])
+            torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
+            wide.exp()
+
+    assert operator_seconds(lambda: call(True, False), CPU) == {"products": 0, "other_attention": 0}
+    start = time.perf_counter()
+    found = operator_seconds(lambda: call(True, True), CPU)
+    assert min(found.values()) > 0
+    assert sum(found.values()) < time.perf_counter() - start
 
 
 def test_the_peak_rises_with_what_is_held():

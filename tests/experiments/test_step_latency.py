@@ -14,6 +14,7 @@ from experiments import identity, one_step, step_planning, step_rows, step_runne
 from experiments.entry import CONF
 from experiments.forced_choice import FixedPlans, ForcedChoice, deal
 from experiments.forecasting import size_of
+from experiments.generation import PHASES
 from experiments.identity import Names
 from experiments.one_step import Step, build_step
 from experiments.schema import StepConfig
@@ -74,7 +75,8 @@ def planned(*overrides: str) -> step_planning.StepPlan:
     "model", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 )
 def test_every_models_step_is_timed_checked_and_recorded(call, tiny, tmp_path, model):
-    status, out, err = call(*tiny(model), command="step_latency")
+    operators = model == "tiny_wan"
+    status, out, err = call(*tiny(model), f"operators={operators}", command="step_latency")
     assert (status, err) == (0, "")
     assert "dense" in out and "sparse" in out and "fixed" in out
     [path] = list_runs(tmp_path / "runs")
@@ -88,6 +90,9 @@ def test_every_models_step_is_timed_checked_and_recorded(call, tiny, tmp_path, m
         phases = [values[f"{kind}phase_s", phase] for phase in ("attention", "profiling", "reordering", "rest")]
         assert sum(phases) == pytest.approx(values[f"{kind}step_s", ""])
         assert phases[0] > 0
+    apart = rows[rows["quantity"] == "dense_operator_s"].set_index("protocol")["value"]
+    assert set(apart.index) == ({*PHASES, "products", "other_attention", "rest"} if operators else set())
+    assert not operators or min(apart[["attention", "products", "other_attention", "rest"]]) > 0
     assert values["phase_s", "profiling"] > values["dense_phase_s", "profiling"]
     assert values["check_error", ""] <= values["check_allowed", ""]
     assert values["dense_check_error", ""] <= values["dense_check_allowed", ""]

@@ -5,8 +5,10 @@
 A table stands between ``<!-- rows: results/demo -->`` and ``<!-- end of rows -->``; the folder is relative to the
 document. In place of ``rows`` (one line per run), ``paired`` says what ``svg`` is better by than the other methods,
 ``steps`` what single denoising steps took, ``floor`` how far they are from what their machine allows, and ``claims``
-what was to be reached and was, by all folders of runs in the one that is named. ``--check`` changes nothing and ends
-with status 1 where a table is not what its rows say.
+what was to be reached and was, by all folders of runs in the one that is named. A published table beside what was
+measured stands between ``<!-- published: svg-table1 in results/published results/h200 -->``, which names all folders
+of its runs, and ``<!-- end of published -->``. ``--check`` changes nothing and ends with status 1 where a table is not
+what its rows say.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import load
+from analysis import hardware, load, reproduce
+from analysis.published_tables import read
 from analysis.roofline import floor_lines
 from analysis.settings import environments, machine_text
 from analysis.targets import claims_markdown, read_rows
 from analysis.views import paired_view, steps_view, summary_view
-from analysis.writer import Table, grid, line
+from analysis.writer import Table, grid, line, write
 from svg.results import RecordError
 
 _VIEWS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], Table]] = {
@@ -35,6 +38,9 @@ _VIEWS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], Table]] = {
 
 _TABLE = re.compile(
     r"(<!-- (?P<kind>rows|paired|steps|floor|claims): (?P<folder>\S+) -->\n).*?(<!-- end of (?P=kind) -->)", re.DOTALL
+)
+_PUBLISHED = re.compile(
+    r"(<!-- published: (?P<name>\S+) in (?P<folders>[^>]+?) -->\n).*?(<!-- end of published -->)", re.DOTALL
 )
 
 
@@ -63,7 +69,8 @@ def fill(text: str, root: Path) -> str:
     """Return a document with its tables made anew.
 
     Raises:
-        RecordError: If a folder that it names holds no runs, or none to compare.
+        RecordError: If a folder that it names holds no runs, or none to compare; if a published table would be of
+            several machines or of code that is not committed.
     """
 
     def table(found: re.Match[str]) -> str:
@@ -80,7 +87,13 @@ def fill(text: str, root: Path) -> str:
             made = document_table(_VIEWS[found["kind"]](measurements, runs))
         return f"{found[1]}\n{made}\n\n{found[4]}"
 
-    return _TABLE.sub(table, text)
+    def published(found: re.Match[str]) -> str:
+        made = reproduce.tables(read(found["name"]), [root / folder for folder in found["folders"].split()])
+        for each in made:
+            hardware.check(each.runs)
+        return f"{found[1]}\n{write(made, 'markdown')}\n{found[4]}"
+
+    return _PUBLISHED.sub(published, _TABLE.sub(table, text))
 
 
 def main(arguments: list[str] | None = None) -> int:

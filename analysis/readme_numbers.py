@@ -13,7 +13,7 @@ from analysis.targets import evaluate, means
 from svg.results import RecordError
 
 # What a document takes from rows itself, and what is no prose.
-_TABLES = re.compile(r"<!-- (\w+): \S+ -->.*?<!-- end of \1 -->", re.DOTALL)
+_TABLES = re.compile(r"<!-- (\w+): [^>]+? -->.*?<!-- end of \1 -->", re.DOTALL)
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 # Units of measurement in prose: the unit of the rows that may carry the number, and by how much that is larger.
 UNITS = {

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from scipy.special import stdtrit
 
-from analysis import reproduce
+from analysis import documents, reproduce
 from analysis.measured import Measured
 from analysis.measures import MEASURES
 from analysis.published_tables import differences, names, read
+from analysis.readme_numbers import unbacked
 from analysis.reproduce_commands import commands
+from analysis.targets import read_rows
 from analysis.verdicts import CANNOT, DIFFERS, NOT_MEASURED, REPRODUCED, TO_THE_DIGIT, judge
 from analysis.writer import Table
 from svg.results import Measurement, RunWriter
@@ -204,6 +206,16 @@ def test_two_runs_that_fit_one_line_are_refused_by_name(folder, tmp_path):
         record(tmp_path, f"steps-{steps}", [row("psnr_db", 30.0, prompt_id="a", seed=0)], config, CLEAN, **more)
     with pytest.raises(reproduce.RecordError, match="runs steps-20 and steps-8 both fit|runs steps-8 and steps-20"):
         reproduce.tables(read("svg-sampling"), [tmp_path])
+
+
+def test_a_document_takes_a_published_table_from_its_folders(folder):
+    place = "<!-- published: svg-sampling in tiny plans -->\n<!-- end of published -->\n"
+    filled = documents.fill(place, folder)
+    assert "**Sparse VideoGen, Table 3" in filled and "| 0.1 % of the queries (4 of 4,080) | 30.00 |" in filled
+    assert documents.fill(filled, folder) == filled
+    assert unbacked(filled, *(frame.iloc[:0] for frame in read_rows(folder))) == []
+    with pytest.raises(reproduce.RecordError, match="TABLE is 'svg-table9'"):
+        documents.fill(place.replace("svg-sampling", "svg-table9"), folder)
 
 
 def test_the_command_lists_tables_writes_one_and_says_what_is_wrong_in_one_line(folder, tmp_path, capsys):

@@ -35,18 +35,20 @@ class HeadPattern:
         """Return whether pairs of ORIGINAL positions are kept; positions broadcast, the result is bool."""
         if self.mask is None:
             return torch.ones(torch.broadcast_shapes(query.shape, key.shape), dtype=torch.bool, device=query.device)
-        if self._query_position is not None:
-            query = resident(self._query_position, query.device)[query]
-        if self._key_position is not None:
-            key = resident(self._key_position, key.device)[key]
+        if self.query_position is not None:
+            query = resident(self.query_position, query.device)[query]
+        if self.key_position is not None:
+            key = resident(self.key_position, key.device)[key]
         return self.mask.keep(query, key)
 
     @cached_property
-    def _query_position(self) -> torch.Tensor | None:
+    def query_position(self) -> torch.Tensor | None:
+        """Where each token stands among the queries, LongTensor ``(seq_len,)``; None: where it was."""
         return None if self.query_order is None else inverse(self.query_order)
 
     @cached_property
-    def _key_position(self) -> torch.Tensor | None:
+    def key_position(self) -> torch.Tensor | None:
+        """The same among the keys."""
         return None if self.key_order is None else inverse(self.key_order)
 
 
@@ -109,7 +111,7 @@ class AttentionPlan:
         """Bring ``(batch, num_heads, seq_len, head_dim)`` back from the plan's query order to the original one."""
         if not self.is_reordered:
             return output
-        orders = _orders([pattern._query_position for pattern in self.patterns], output)
+        orders = _orders([pattern.query_position for pattern in self.patterns], output)
         return _permute(output, orders, self.assignment)
 
     def density(self, seq_len: int) -> tuple[torch.Tensor, torch.Tensor]:

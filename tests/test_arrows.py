@@ -57,13 +57,16 @@ ROOMS = {
     # A method decides: no kernel, no backend, no model.
     "svg.method": Room(f"{PLAN} svg.schedule", "torch"),
     "svg.palette": Room(PLAN, "torch"),
-    "svg.in_place": Room(PLAN, "torch"),
+    "svg.reordered": Room(PLAN, "torch"),
+    "svg.in_place": Room(f"{PLAN} svg.reordered", "torch"),
     "svg.bands": Room(f"{PLAN} svg.schedule svg.method svg.palette", "torch"),
     "svg.tile_choice": Room(PLAN, "torch"),
     "svg.methods": Room(f"{PLAN} {SHARED}", "torch"),
     # A backend computes, a model adapts: neither knows a method, nor each other.
     "svg_kernels": Room("", "torch triton"),
-    "svg.backends": Room(f"{PLAN} svg.pattern_integers svg_kernels", "torch flash_attn fa3_fwd_interface"),
+    "svg.backends": Room(
+        f"{PLAN} svg.reordered svg.pattern_integers svg_kernels", "torch flash_attn fa3_fwd_interface"
+    ),
     "svg.models": Room("svg.layout svg.context svg.plan svg.sites svg_kernels", "torch diffusers"),
     # What heads look at is told from finished tensors and the plan alone.
     "svg.pattern_statistics": Room(PLAN, "torch"),

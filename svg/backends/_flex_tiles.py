@@ -8,12 +8,14 @@ from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import torch
+from torch.nn.functional import pad
 
 from svg.block_mask import FULL, PARTIAL, SKIPPED, BlockMask
 from svg.pattern import TokenPattern
 from svg.pattern_integers import has_integers
 from svg.placement import send
 from svg.plan import AttentionPlan
+from svg.reordered import ReorderedPairs
 
 INTEGERS = tuple(field.name for field in fields(TokenPattern))
 
@@ -31,15 +33,31 @@ class Palette:
         lists: Partial counts, partial indices, full counts, full indices; int32 ``(patterns, query_tiles)`` and
             ``(patterns, query_tiles, key_tiles)``. FlexAttention reads past narrower index tensors.
         integers: int64 ``(patterns, len(INTEGERS))``; zeros for a mask of whole tiles.
+        places: int32 ``(patterns, 2, tokens)``: where each query and each key stands in the pattern's own order. None
+            where all tokens were moved there.
+        own_state: As ``state``, of the tiles in that order.
     """
 
     state: torch.Tensor
     lists: TileLists
     integers: torch.Tensor
+    places: torch.Tensor | None = None
+    own_state: torch.Tensor | None = None
 
 
 # Masks that are still alive, by device.
 _entry_of: WeakKeyDictionary[BlockMask, dict[torch.device, Palette]] = WeakKeyDictionary()
+
+
+def is_known(mask: BlockMask | None) -> bool:
+    """Return whether integers say what a mask keeps, in its own order or in one that its tokens were not moved to."""
+    if mask is None or not isinstance(mask.pattern, ReorderedPairs):
+        return has_integers(mask)
+    own = mask.pattern.pattern.mask
+    offsets = (mask.query_offsets, mask.key_offsets)
+    return (
+        has_integers(own) and own is not None and all(map(torch.equal, offsets, (own.query_offsets, own.key_offsets)))
+    )
 
 
 def palette(plan: AttentionPlan, seq_len: int, sizes: tuple[int, int], device: torch.device) -> Palette:
@@ -53,14 +71,14 @@ def palette(plan: AttentionPlan, seq_len: int, sizes: tuple[int, int], device: t
         by_device = _entry_of.setdefault(pattern.mask, {})
         if device not in by_device:
             # ``FlexBackend.check`` has refused partial tiles of what is no band.
-            assert has_integers(pattern.mask)
-            kept = pattern.mask.pattern
-            by_device[device] = _entry(pattern.mask.tile_map, kept if isinstance(kept, TokenPattern) else None, device)
+            assert is_known(pattern.mask)
+            by_device[device] = _entry_of_mask(pattern.mask, device)
         entries.append(by_device[device])
     return Palette(
         torch.stack([entry.state for entry in entries]),
         _each_list(lambda part: torch.stack([entry.lists[part] for entry in entries])),
         torch.stack([entry.integers for entry in entries]),
+        *_in_place(entries, max(-(-seq_len // size) * size for size in sizes), device),
     )
 
 
@@ -93,17 +111,23 @@ def mask_mod(
 ) -> MaskMod:
     """Return the mask of the whole plan, the same code for every plan: only the captured tensors differ.
 
+    Save where tokens were not moved to a pattern's order: then their places in it are read, too.
+
     It equals the tile lists where it stands, not only in partial tiles, because uncompiled FlexAttention ignores them.
     """
-    state, integers = tiles.state[assignment], tiles.integers[assignment]
+    state = (tiles.state if tiles.own_state is None else tiles.own_state)[assignment]
+    integers, places = tiles.integers[assignment], None if tiles.places is None else tiles.places[assignment]
     if lengths is None:
         lengths = torch.full((assignment.shape[0],), seq_len, device=assignment.device)
     query_size, key_size = sizes
 
     def keep(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        is_there = key < lengths[batch]
+        if places is not None:
+            query, key = places[batch, head, 0, query], places[batch, head, 1, key]
         tile = state[batch, head, query // query_size, key // key_size]
         kept = (tile == FULL) | ((tile == PARTIAL) & _pattern_keeps(integers, batch, head, query, key))
-        return kept & (key < lengths[batch])
+        return kept & is_there
 
     return keep
 
@@ -136,6 +160,38 @@ def _each_list(make: Callable[[int], torch.Tensor]) -> TileLists:
 @lru_cache(maxsize=16)
 def _everything(query_tiles: int, key_tiles: int, device: torch.device) -> Palette:
     return _entry(torch.full((query_tiles, key_tiles), FULL, dtype=torch.int8), None, device)
+
+
+def _entry_of_mask(mask: BlockMask, device: torch.device) -> Palette:
+    kept = mask.pattern
+    if not isinstance(kept, ReorderedPairs):
+        return _entry(mask.tile_map, kept if isinstance(kept, TokenPattern) else None, device)
+    ordered = kept.pattern
+    assert ordered.mask is not None
+    own = _entry_of_mask(ordered.mask, device)
+    where = [
+        torch.arange(length) if place is None else place
+        for length, place in ((mask.query_len, ordered.query_position), (mask.key_len, ordered.key_position))
+    ]
+    state = send(mask.tile_map, device)
+    return Palette(state, _lists(state), own.integers, send(torch.stack(where).int(), device), own.state)
+
+
+def _in_place(
+    entries: list[Palette], filled: int, device: torch.device
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the places and own states of all patterns; None where all tokens were moved.
+
+    Places go on to the end of the last tile, ``filled``, for a kernel asks for them there, too.
+    """
+    if all(entry.places is None for entry in entries):
+        return None, None
+    stays = torch.arange(filled, dtype=torch.int32, device=device).expand(2, -1)
+    places = [
+        stays if entry.places is None else pad(entry.places, (0, filled - entry.places.shape[1])) for entry in entries
+    ]
+    states = [entry.state if entry.own_state is None else entry.own_state for entry in entries]
+    return torch.stack(places), torch.stack(states)
 
 
 def _entry(state: torch.Tensor, pattern: TokenPattern | None, device: torch.device) -> Palette:

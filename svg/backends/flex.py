@@ -17,8 +17,8 @@ import torch
 from torch.nn.attention import flex_attention as flex
 from torch.nn.functional import pad
 
-from svg.backends._flex_tiles import mask_mod, palette, tile_lists
-from svg.backends._per_head import check_bands, check_fits, check_tensors
+from svg.backends._flex_tiles import is_known, mask_mod, palette, tile_lists
+from svg.backends._per_head import check_fits, check_tensors
 from svg.backends._reach import FLEX, able_sparse
 from svg.placement import resident, send
 from svg.plan import AttentionPlan
@@ -58,7 +58,8 @@ class FlexBackend:
         if torch.is_grad_enabled() and query.requires_grad:
             raise ValueError("flex computes no gradients here; call it under torch.no_grad() or use backend=reference")
         sizes = _tile_sizes(plan, able)
-        check_bands(self.name, plan, "reference" if query.is_cuda else able)
+        if not all(is_known(pattern.mask) for pattern in plan.patterns):
+            raise ValueError(f"flex computes partial tiles of a band only, got others; use backend={able}")
         if not self.compiled:
             return
         if not query.is_cuda:

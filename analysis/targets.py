@@ -42,6 +42,7 @@ class Claim:
     where: Mapping[str, Any]
     command: str
     each: Mapping[str, list[Any]] = field(default_factory=dict)
+    rather: Mapping[str, Any] = field(default_factory=dict)
     shape: list[int] | None = None
 
     def __post_init__(self) -> None:
@@ -88,8 +89,15 @@ def judge(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> Verdi
     if gpus is None:
         return Verdict(claim, None, None, NOT_MEASURED)
     chosen = runs[(runs["status"] == "complete") & gpus.fillna("").str.contains(GPU)]
+    without: list[str] = []
     for name, wanted in claim.where.items():
         chosen = _having(chosen, name, wanted)
+    for name, wanted in claim.rather.items():
+        better = _having(chosen, name, wanted)
+        if _newest(claim, better, measurements) is not None:
+            chosen = better
+        else:
+            without.append(f"{name.rpartition('.')[2]}={wanted}".lower())
     [(column, values)] = claim.each.items() or [(None, [None])]
     found: list[tuple[float, str]] = []
     missing = []
@@ -104,7 +112,8 @@ def judge(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> Verdi
         return Verdict(claim, None, None, NOT_MEASURED + at)
     value, gpu = (min if claim.better == "higher" else max)(found)
     short = value / claim.target - 1 if claim.better == "lower" else 1 - value / claim.target
-    return Verdict(claim, value, gpu, "reached" if short <= 0 else f"short by {100 * short:.1f} %")
+    said = "reached" if short <= 0 else f"short by {100 * short:.1f} %"
+    return Verdict(claim, value, gpu, ", without ".join([said, *without]))
 
 
 def _having(runs: pd.DataFrame, column: str, value: Any) -> pd.DataFrame:

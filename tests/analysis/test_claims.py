@@ -61,6 +61,8 @@ def verdict(folder, **changes):
         ({"where": {"config.no.such": 1}}, None, "not measured"),
         ({"value": "rate", "shape": [1, 1], "better": "higher", "target": 101}, 101.0, "reached"),
         ({"each": {"config.method.density": [0.25]}}, 8.0, "reached"),
+        ({"rather": {"config.weights": "random"}}, 8.0, "reached"),
+        ({"rather": {"config.compile": True}}, 8.0, "reached, without compile=true"),
         ({"each": {"config.method.density": [0.25, 0.5]}}, None, "not measured at density 0.5"),
     ],
 )

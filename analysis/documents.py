@@ -17,6 +17,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -87,8 +88,11 @@ def fill(text: str, root: Path) -> str:
             made = document_table(_VIEWS[found["kind"]](measurements, runs))
         return f"{found[1]}\n{made}\n\n{found[4]}"
 
+    # Documents take many tables from the same folders.
+    loaded = cache(lambda folders: reproduce.load_runs(root / folder for folder in folders.split()))
+
     def published(found: re.Match[str]) -> str:
-        made = reproduce.tables(read(found["name"]), [root / folder for folder in found["folders"].split()])
+        made = reproduce.tables_of(read(found["name"]), *loaded(found["folders"]))
         for each in made:
             hardware.check(each.runs)
         return f"{found[1]}\n{write(made, 'markdown')}\n{found[4]}"

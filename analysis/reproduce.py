@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +39,13 @@ def tables(published: Published, folders: list[Path], compiled: bool = False) ->
     Raises:
         RecordError: If a folder is missing or holds no run, none is complete, or rows cannot be told apart.
     """
-    runs, measurements = _load(folders)
+    return tables_of(published, *load_runs(folders), compiled)
+
+
+def tables_of(
+    published: Published, runs: pd.DataFrame, measurements: pd.DataFrame, compiled: bool = False
+) -> list[Table]:
+    """Return what ``tables`` does, from runs and measurements that ``load_runs`` returned."""
     rows = Rows(measurements, runs, compiled)
     first = published_view(published, rows, runs)
     others = [beside_table(published, part, rows, runs) for part in published.beside]
@@ -47,8 +54,12 @@ def tables(published: Published, folders: list[Path], compiled: bool = False) ->
     return [replace(first, notes=(*first.notes, *notes)), *(table for table in others if table is not None)]
 
 
-def _load(folders: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the runs and rows of all folders; of none, tables without a line."""
+def load_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the runs and rows below all folders; of none, tables without a line.
+
+    Raises:
+        RecordError: If a folder is missing or holds no run, or two runs cannot be told apart.
+    """
     places = [place for folder in folders for place in _places(folder)]
     if not places:
         runs = pd.DataFrame(columns=["run_id", "status", "created", "model", "method", "dense_backend", "prompts"])

@@ -25,7 +25,9 @@ def fake(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("document", ["README.md", "assets/tiny_wan/README.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "assets/tiny_wan/README.md", pytest.param("docs/published.md", marks=pytest.mark.slow)]
+)
 def test_every_committed_table_is_what_its_rows_say(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     assert documents.fill(text, (ROOT / document).parent) == text

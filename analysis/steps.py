@@ -46,9 +46,10 @@ def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         runs: From `analysis.load.runs`; those of other commands are left out.
 
     Returns:
-        Columns ``run_id``, ``model``, ``call`` (``batch x heads x tokens x channels``), ``backend``, ``dense_backend``,
-        ``is_compiled`` (the transformer's blocks), ``status``, ``error``, ``n`` (repetitions of the dense step), and
-        those of ``COLUMNS``, NaN where nothing was measured. Times are medians in seconds; the density is by tiles.
+        Columns ``run_id``, ``model``, ``call`` (``batch x heads x tokens x channels``, layers), ``backend``,
+        ``dense_backend``, ``is_compiled`` (the transformer's blocks), ``status``, ``error``, ``n`` (repetitions of the
+        dense step), and those of ``COLUMNS``, NaN where nothing was measured. Times are medians in seconds; the density
+        is by tiles.
     """
     chosen = step_runs(runs).sort_values(["model", "backend", "created"], kind="stable")
     is_whole = measurements["protocol"].isna() | (measurements["protocol"] == "tile")
@@ -59,7 +60,10 @@ def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         sizes = [run.get(f"config.call.{name}") for name in ("batch", "num_heads", "seq_len", "head_dim")]
         row = {name: run[name] for name in ("run_id", "model", "backend", "dense_backend", "status")}
         # A job of a sweep that was refused before anything was worked out has none.
-        row |= {"call": "–" if any(map(pd.isna, sizes)) else " × ".join(map(str, sizes)), "error": run["error.message"]}
+        call, layers = " × ".join(map(str, sizes)), run.get("config.model.transformer.num_layers")
+        # A step of a model that is cut to a few layers is another one.
+        call += "" if layers is None or pd.isna(layers) else f", {int(layers)} layers"
+        row |= {"call": "–" if any(map(pd.isna, sizes)) else call, "error": run["error.message"]}
         row["is_compiled"] = run["is_compiled"]
         row["n"] = _value(values, run["run_id"], "dense_step_s", "n")
         row |= {name: _value(values, run["run_id"], quantity) for name, (_, quantity, _) in COLUMNS.items()}

@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.figures import look
 from analysis.figures.series import MissingRows, draw_curves, drawable, families, interval_note
+from analysis.hardware import column
 from analysis.steps import step_runs
 
 # Panels: a quantity and its title.
@@ -71,7 +72,7 @@ def speedup_over_density(
         axes.grid()
     panels[0].set_ylabel(f"speed-up over dense {twins[0] if len(twins) == 1 else ''}".strip())
     look.add_legend(figure)
-    look.add_notes(figure, [*notes, interval_note(table, "speedup")])
+    look.add_notes(figure, [*notes, interval_note(table, "speedup"), *_layers(table, runs)])
     return look.save(figure, output, suffixes)
 
 
@@ -79,3 +80,12 @@ def _whole(table: pd.DataFrame, runs: pd.DataFrame) -> str:
     """Return of what the whole is: a step, a generation, or both."""
     is_step = table["runs"].str[0].isin(step_runs(runs)["run_id"])
     return " or ".join(["step"] * bool(is_step.any()) + ["generation"] * bool((~is_step).any()))
+
+
+def _layers(table: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+    """Return how many layers the steps are of: a model may be cut to a few, which changes the whole's speed-up."""
+    steps = step_runs(runs)
+    steps = steps[steps["run_id"].isin(table["runs"].explode())]
+    found = column(steps, "config.model.transformer.num_layers").dropna()
+    texts = {f"{steps.at[index, 'model']} {int(number)}" for index, number in found.items()}
+    return [f"Layers of the steps: {', '.join(sorted(texts))}"] if texts else []

@@ -112,6 +112,17 @@ def test_a_speed_up_is_beside_the_ideal_and_its_dense_backend_but_no_dense_run_i
         assert ideal.get_ydata() == pytest.approx(1 / ideal.get_xdata())
 
 
+def test_the_speed_up_of_a_step_says_of_how_many_layers_it_is(tmp_path, drawn):
+    config = {"weights": "random", "method": {"name": "svg"}, "model": {"name": "m", "transformer": {"num_layers": 2}}}
+    names_ = {"model": "m", "method": "svg", "backend": "flex", "dense_backend": "sdpa", "prompts": [], "seeds": [0]}
+    with RunWriter(tmp_path / "runs", "cut", **names_, config=config, provenance=PROVENANCE) as run:
+        for quantity, value in (("speedup", 2.0), ("attention_speedup", 3.0)):
+            run.add(Measurement(quantity=quantity, unit="1", value=value, n=3, seed=0))
+        run.add(Measurement(quantity="density_executed", unit="1", value=0.25, protocol="tile", seed=0))
+    figures.speedup_over_density(*tables(tmp_path / "runs"), tmp_path / "speed")
+    assert drawn[0].axes[1].get_title() == "whole step" and "Layers of the steps: m 2" in texts(drawn[0])
+
+
 def test_the_front_is_what_no_run_beats_in_both(knobs, tmp_path, drawn):
     figures.quality_over_time(*knobs, tmp_path / "front")
     [axes] = drawn[0].axes

@@ -66,6 +66,17 @@ def test_backends_compute_it(backend, rounding):
     assert torch.allclose(backend(*tensors, plan), expected, atol=1e-12)
 
 
+@pytest.mark.gpu
+def test_flex_compiles_it_on_a_gpu():
+    layout = TokenLayout(6, 200, 9)
+    tensors = random_tensors(layout, num_heads=6, head_dim=64)
+    method = SparseVideoGen(density=0.6, block_size=128, num_sampled_rows=9, layout_transform=False)
+    plan = AttentionPlan(method.patterns(layout), torch.tensor([[0, 1, 0, 1, 1, 0]]))
+    expected = masked_attention(*tensors, kept_by_head(plan, 1, 6, layout.seq_len))
+    assert not plan.is_reordered and plan.patterns[1].mask.has_partial
+    assert torch.allclose(FlexBackend()(*(x.cuda() for x in tensors), plan).cpu(), expected, atol=5e-3)
+
+
 def test_triton_refuses_it_by_the_setting():
     layout = LAYOUTS[0]
     tensors = random_tensors(layout)

@@ -49,9 +49,11 @@ def settings_for(head_dim: int, element_size: int, capability: int) -> Settings:
     if element_size == 4:
         return Settings(64, 32, 4, 2) if head_dim <= 128 else Settings(16, 32, 4, 2)
     if 90 <= capability < LEAST_SMALL_BLACKWELL:
+        # Shared memory and registers hold three programs at 64 and two at 128: one computes products while another does
+        # its softmax.
         if head_dim <= 64:
-            return Settings(64, 128, 4, 3, True)
-        return Settings(128, 64, 4, 3, True) if head_dim <= 128 else Settings(64, 64, 4, 2, True)
+            return Settings(64, 128, 4, 2, True)
+        return Settings(128, 64, 4, 2, True) if head_dim <= 128 else Settings(64, 64, 4, 2, True)
     if head_dim <= 64:
         return Settings(128, 64, 4, 3)
     return Settings(128, 32, 4, 3) if head_dim <= 128 else Settings(64, 32, 4, 2)

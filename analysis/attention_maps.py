@@ -73,7 +73,9 @@ def attention_maps(
         place = f"step {found.call.step}, layer {found.call.layer}, head {found.head}"
         row[0].set_title(f"{kind}: {place}", fontsize=9, loc="left")
         row[1].set_title(f"{_KINDS[kind]} {found.mass:.2f}", fontsize=9, loc="right")
-        figure.colorbar(image, ax=row, shrink=0.9).ax.tick_params(labelsize=7)
+        bar = figure.colorbar(image, ax=row, shrink=0.9)
+        bar.set_label("mean probability of a pair", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
     return save(figure, output, suffixes)
 
 

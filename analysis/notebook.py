@@ -16,14 +16,24 @@ from svg.results import RecordError
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def records(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return (measurements, runs) of a folder of records; a relative path begins at the project's folder.
+def records(*folders: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return (measurements, runs) of folders of records; a relative path begins at the project's folder.
+
+    A run that several of the folders hold counts once.
 
     Raises:
-        RecordError: If the folder is missing or holds no run, or a run has another schema version.
+        RecordError: If a folder is missing or holds no run, or a run has another schema version.
     """
-    path = ROOT / folder
-    return load.measurements(path), load.runs(path)
+    tables = [(load.measurements(ROOT / folder), load.runs(ROOT / folder)) for folder in folders]
+    if len(tables) == 1:
+        return tables[0]
+    rows, runs = [], []
+    seen: set[str] = set()
+    for own_rows, own_runs in tables:
+        rows.append(own_rows[~own_rows["run_id"].isin(seen)])
+        runs.append(own_runs[~own_runs["run_id"].isin(seen)])
+        seen |= set(own_runs["run_id"])
+    return pd.concat(rows, ignore_index=True), pd.concat(runs, ignore_index=True)
 
 
 def newest(runs: pd.DataFrame, method: str, sparsity: float) -> str:

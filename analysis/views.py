@@ -70,8 +70,14 @@ def paired_view(
             f"there is {', '.join(runs['run_id'])}"
         )
     name = form(quantity)[0]
+    several = table["model"].nunique() > 1
     cells = [
-        (f"{row.density:g}", row.other, *difference_texts(row, quantity), str(row.prompts))
+        (
+            f"{row.density:g}",
+            f"{row.model} {row.other}" if several else row.other,
+            *difference_texts(row, quantity),
+            str(row.prompts),
+        )
         for row in table.itertuples()
     ]
     return Table(

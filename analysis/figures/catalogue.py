@@ -86,7 +86,9 @@ def _strips(records: Records) -> dict[str, Draw]:
     for model, rows in table.groupby("model", sort=False):
         chosen: list[str] = []
         shared: set[tuple[str, int, str | None]] = set()
-        for run in rows.sort_values("density_executed", kind="stable").drop_duplicates("method")["runs"].str[0]:
+        # What rounds to one density stands in the order of the table.
+        sparsest = rows.sort_values("density_executed", key=lambda found: found.round(2), kind="stable")
+        for run in sparsest.drop_duplicates("method")["runs"].str[0]:
             own = set(videos_of(runs.loc[run]))
             both = own & shared if chosen else own
             if both and len(chosen) < _STRIPS:

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from analysis.notebook import ROOT, Picture
+from analysis.notebook import ROOT, Picture, records
+from tests.analysis.test_paired import write as write_paired
 
 SCRIPTS = sorted((ROOT / "analysis" / "notebooks").glob("*.py"))
 CELL = re.compile(r"^# %%(?P<markdown> \[markdown\])?\n(?P<text>.*?)(?=^# %%|\Z)", re.MULTILINE | re.DOTALL)
@@ -63,6 +64,15 @@ def test_every_notebook_runs_on_the_committed_rows_from_any_folder(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_two_folders_hold_counts_once(tmp_path):
+    for folder, names in {"one": "ab", "two": "bc"}.items():
+        for name in names:
+            write_paired(tmp_path / folder, name, "svg", {"p0": [30.0]})
+    rows, runs = records(tmp_path / "one", tmp_path / "two")
+    assert runs["run_id"].tolist() == ["a", "b", "c"]
+    assert rows.groupby("run_id").size().nunique() == 1
 
 
 def test_a_picture_is_shown_by_its_bytes():

@@ -13,12 +13,23 @@ from tests.fake_runs import PROVENANCE
 
 
 def write(
-    root, run_id, method, scores, density=0.25, seeds=(0,), dense_steps=1, dense="sdpa", more=None, texts=None, **model
+    root,
+    run_id,
+    method,
+    scores,
+    density=0.25,
+    seeds=(0,),
+    dense_steps=1,
+    dense="sdpa",
+    more=None,
+    texts=None,
+    name="m",
+    **model,
 ):
     """Write a run; scores is {prompt: PSNR per seed}, None for a video that equals its twin."""
     config = {"seed": seeds[0], "seeds": list(seeds), "model": {"name": "m", "num_inference_steps": 8, **model}}
     config |= {"method": {"name": method, "sparsity": density}, **(more or {})}
-    names = {"model": "m", "method": method, "backend": "cpu_gather", "dense_backend": dense}
+    names = {"model": name, "method": method, "backend": "cpu_gather", "dense_backend": dense}
     facts = {"config": config, "provenance": PROVENANCE, "seeds": list(seeds)}
     facts["prompts"] = [{"prompt_id": prompt, "text": text} for prompt, text in (texts or {}).items()]
     with RunWriter(root, run_id, **names, **facts) as run:

@@ -170,6 +170,14 @@ def test_one_run_is_a_table_of_one_line_and_no_paired_one(tmp_path, capsys):
     assert "there is alone" in refused(str(tmp_path), "--table", "steps", capsys=capsys)
 
 
+def test_a_paired_table_of_two_models_names_each_lines_own(tmp_path):
+    for model in ("m", "n"):
+        for method, score in {"svg": 30.0, "rival": 28.0}.items():
+            write_paired(tmp_path, f"{model}-{method}", method, {"a": [score]}, name=model)
+    table = paired_view(load.measurements(tmp_path), load.runs(tmp_path), "psnr_db", "svg", "standard")
+    assert [cells[1] for cells in table.cells] == ["m rival sparsity=0.25", "n rival sparsity=0.25"]
+
+
 def test_quality_that_no_run_has_is_a_note_with_its_reason_and_an_identical_video_no_number(folder, capsys):
     assert tables.main([str(folder / "runs"), *ALLOWED]) == 0
     out = capsys.readouterr().out

@@ -36,16 +36,19 @@ def records(*folders: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.concat(rows, ignore_index=True), pd.concat(runs, ignore_index=True)
 
 
-def newest(runs: pd.DataFrame, method: str, sparsity: float) -> str:
-    """Return the id of the newest complete run of a method at a kept fraction.
+def newest(runs: pd.DataFrame, method: str, sparsity: float, model: str | None = None) -> str:
+    """Return the id of the newest complete run of a method at a kept fraction, of any model where none is named.
 
     Raises:
         RecordError: If there is none.
     """
     asked = runs[["config.method.sparsity", "config.method.density"]].bfill(axis=1).iloc[:, 0]
     found = runs[(runs["status"] == "complete") & (runs["method"] == method) & asked.eq(sparsity).fillna(False)]
+    if model is not None:
+        found = found[found["model"] == model]
     if found.empty:
-        raise RecordError(f"no complete run of method={method} with method.sparsity={sparsity} is among these")
+        of_model = f" of model={model}" if model is not None else ""
+        raise RecordError(f"no complete run of method={method} with method.sparsity={sparsity}{of_model} is among these")
     return str(found.sort_values("created")["run_id"].iloc[-1])
 
 

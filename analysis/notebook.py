@@ -48,7 +48,9 @@ def newest(runs: pd.DataFrame, method: str, sparsity: float, model: str | None =
         found = found[found["model"] == model]
     if found.empty:
         of_model = f" of model={model}" if model is not None else ""
-        raise RecordError(f"no complete run of method={method} with method.sparsity={sparsity}{of_model} is among these")
+        raise RecordError(
+            f"no complete run of method={method} with method.sparsity={sparsity}{of_model} is among these"
+        )
     return str(found.sort_values("created")["run_id"].iloc[-1])
 
 

@@ -51,7 +51,10 @@ def _plain(function: Callable[..., list[Path]]) -> Callable[[Records], dict[str,
 
 
 def _atlases(records: Records) -> dict[str, Draw]:
-    """Return two atlases for each model, of the run that the most is known of: heads across, and steps across."""
+    """Return two atlases for each model, of the run that the most is known of: heads across, and steps across.
+
+    Of those of which equally much is known, one of Sparse VideoGen.
+    """
     rows = records.measurements
     whole = records.runs.loc[records.runs["status"] == "complete", "run_id"]
     rows = rows[rows["quantity"].isin(list(figures.ATLAS)) & rows["value"].notna() & rows["run_id"].isin(whole)]
@@ -66,9 +69,10 @@ def _atlases(records: Records) -> dict[str, Draw]:
             "model": by_run["model"].first(),
             "quantities": by_run["quantity"].nunique(),
             "choices": choices.reindex(by_run.groups, fill_value=0),
+            "is_svg": by_run["method"].first() == "svg",
             "rows": by_run.size(),
         }
-    ).sort_values(["quantities", "choices", "rows"], ascending=False, kind="stable")
+    ).sort_values(["quantities", "choices", "is_svg", "rows"], ascending=False, kind="stable")
     best = known.reset_index().drop_duplicates("model")
     return {
         f"head_atlas_{across}s_{row.model}": partial(figures.head_atlas, rows, row.run_id, across=across)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.figures.floor import draw_noise_floor, quality_axes
 from analysis.figures.look import SUFFIXES, add_legend, add_notes, in_one_look, new_figure, save, width_for
-from analysis.figures.series import MissingRows, draw_curves, drawable, families, interval_note
+from analysis.figures.series import SPREAD, MissingRows, draw_curves, drawable, families, interval_note
 from analysis.summary import FORMATS
 
 
@@ -56,7 +56,8 @@ def quality_over_density(
     if draw_curves(axes, "density_executed", quantity, series, apart="sum"):
         notes.append("Points at one density stand side by side.")
     notes += [*draw_noise_floor(above, table, quantity), interval_note(table, quantity)]
-    axes.set_xlim(0, 1.1 * float(table["density_executed"].max()))
+    # Points that were moved aside stay whole.
+    axes.set_xlim(0, 1.1 * float(table["density_executed"].max()) + SPREAD / 2)
     axes.set_xlabel("density executed (tiles of sparse calls)")
     axes.set_ylabel(f"{FORMATS[quantity][0]} against dense")
     for panel in dict.fromkeys((axes, above)):

@@ -16,7 +16,7 @@ from analysis.summary import FORMATS, QUALITY, full_labels, summary
 
 DENSITY = ("sparsity", "density")
 # How far apart points of one place stand, and all of them together, as shares of density.
-_APART, _SPREAD = 0.012, 0.06
+_APART, SPREAD = 0.012, 0.06
 
 
 class MissingRows(ValueError):
@@ -108,7 +108,7 @@ def draw_curves(
     places = pd.concat([rows[x].round(2).drop_duplicates() for rows in drawn.values()])
     is_moved = apart is not None and bool(places.duplicated().any())
     for place, (index, rows) in enumerate(drawn.items()):
-        shift = (place - (len(drawn) - 1) / 2) * min(_APART, _SPREAD / len(drawn)) * is_moved
+        shift = (place - (len(drawn) - 1) / 2) * min(_APART, SPREAD / len(drawn)) * is_moved
         at = rows[x] * math.exp(4 * shift) if apart == "factor" else rows[x] + shift
         ends = [rows[y] - rows[f"{y}_ci_low"], rows[f"{y}_ci_high"] - rows[y]]
         # A mean may lie outside of its interval by rounding, where all its values are equal.

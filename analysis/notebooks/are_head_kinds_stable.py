@@ -36,16 +36,28 @@ layer_stability(head_stability(measurements, runs)).query("setting.str.contains(
 layer_stability(head_stability(*records("results/ablation_first_frames")))
 
 # %% [markdown]
+# And of one whose text stands behind the video, in HunyuanVideo's architecture:
+
+# %%
+measurements, runs = records("results/ablation_hunyuan_video")
+layer_stability(head_stability(measurements, runs)).query("setting.str.contains(' svg ')")
+
+# %% [markdown]
 # ## The atlas
 #
 # What the heads of one run chose, layers down and heads across, mean over steps, branches and videos: 1 is always
 # temporal, 0 always spatial. The other panels are where their attention goes, in the calls that were sampled.
 
 # %%
+measurements, runs = records("results/ablation")
 picture(head_atlas, measurements, newest(runs, "svg", 0.25))
 
 # %%
 measurements, runs = records("results/ablation_first_frames")
+picture(head_atlas, measurements, newest(runs, "svg", 0.25))
+
+# %%
+measurements, runs = records("results/ablation_hunyuan_video")
 picture(head_atlas, measurements, newest(runs, "svg", 0.25))
 
 # %% [markdown]

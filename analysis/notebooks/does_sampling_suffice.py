@@ -39,11 +39,24 @@ paired(measurements, runs, quantity="ssim")
 paired_remarks(paired(measurements, runs), "psnr_db")
 
 # %% [markdown]
+# The same question on HunyuanVideo's architecture, where the noise floor was measured, too:
+
+# %%
+measurements, runs = records("results/ablation_hunyuan_video")
+paired(measurements, runs)
+
+# %%
+paired_remarks(paired(measurements, runs), "psnr_db")
+
+# %% [markdown]
 # ## Head by head
 #
 # `agreement` is how often a head takes the pattern that is best on other sampled rows, `regret` how much error the
-# better pattern would have saved it. Both are taken in a sample of layers and steps, of
-# `results/ablation_first_frames`; the rows above were made before they were measured.
+# better pattern would have saved it. Both are taken in a sample of layers and steps. First the model of the last table,
+# then the one that begins from an image; the rows of `results/ablation` were made before these were measured.
+
+# %%
+head_table(measurements, runs, newest(runs, "svg", 0.25)).dropna(subset=["agreement"])
 
 # %%
 measurements, runs = records("results/ablation_first_frames")

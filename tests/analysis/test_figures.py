@@ -100,6 +100,27 @@ def test_quality_has_a_line_for_every_method_with_a_finite_number(fake, tmp_path
     assert drawn[0].get_figwidth() == COLUMN
 
 
+def test_points_that_stand_side_by_side_are_all_on_the_axis(tmp_path, drawn):
+    for place in range(6):
+        write(tmp_path / "runs", f"run-{place}", f"method_{place}", (30.0, 32.0, 31.0))
+    figures.quality_over_density(*tables(tmp_path / "runs"), tmp_path / "quality", suffixes=[".png"])
+    [axes] = drawn[0].axes
+    furthest = max(max(x) for x, _ in curves(axes).values())
+    assert furthest == pytest.approx(0.275) and furthest < axes.get_xlim()[1] - 0.02
+
+
+def test_the_atlas_of_a_model_is_of_sparse_videogen_where_others_know_as_much(tmp_path):
+    facts = {"config": {"seed": 0}, "provenance": PROVENANCE, "prompts": [], "seeds": [0]}
+    for method, heads in {"oracle_choice": 3, "svg": 2}.items():
+        names = {"model": "m", "method": method, "backend": "cpu_gather", "dense_backend": "sdpa"}
+        with RunWriter(tmp_path, method, **names, **facts) as run:
+            for head in range(heads):
+                place = {"layer": 0, "head": head, "step": 0, "branch": "cond", "unit": "pattern"}
+                run.add(Measurement(quantity="head_choice", value=float(head % 2), **place))
+    jobs = FIGURES["head_atlas"](Records(*tables(tmp_path)))
+    assert {job.args[1] for job in jobs.values()} == {"svg"}
+
+
 def test_a_speed_up_is_beside_the_ideal_and_its_dense_backend_but_no_dense_run_is(fake, tmp_path, drawn):
     figures.speedup_over_density(*fake, tmp_path / "speed")
     attention, whole = drawn[0].axes

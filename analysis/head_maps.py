@@ -43,7 +43,9 @@ def head_maps(rows: pd.DataFrame | None, num_steps: int) -> dict[str, Any] | Non
     if choices.empty:
         return None
     branches = sorted(choices["branch"].fillna("").unique())
-    steps, layers, heads = (range(int(choices[name].max()) + 1) for name in ("step", "layer", "head"))
+    steps, layers = (range(int(choices[name].max()) + 1) for name in ("step", "layer"))
+    # Where heads share their choice it may stand under the first of them alone.
+    heads = range(int(rows["head"].max()) + 1)
     steps = range(max(len(steps), num_steps))
     margins = rows[rows["quantity"] == "head_margin"]
     is_temporal = choices.assign(value=(choices["value"] == 1).astype(float))

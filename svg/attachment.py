@@ -366,9 +366,8 @@ class Attachment:
         if plan.is_reordered:
             with self.phases.phase("reordering"):
                 output = self.operations.restore(plan, output)
-        if self.parallel is not None:
-            # Heads that share their choice are told one by one, so that those of all processes can stand in a row.
-            plan = replace(plan, assignment=plan.assignment.expand(-1, inputs.num_heads))
+        # Heads that share their choice are told one by one, so that every head has its own, those of all processes too.
+        plan = replace(plan, assignment=plan.assignment.expand(-1, inputs.num_heads))
         self.receipt.record(context, backend.name, plan, fallback, self._item_branches)
         return output
 

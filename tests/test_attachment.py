@@ -12,6 +12,7 @@ import svg
 from svg.attaching import execution_device
 from svg.attachment import StepClock
 from svg.methods.dense import Dense
+from svg.methods.one_pattern import OnePattern
 from tests.tiny_pipelines import generate, tiny_hunyuan_video_pipeline, tiny_wan_pipeline
 
 
@@ -80,6 +81,14 @@ def test_the_same_seed_gives_the_same_sparse_video_and_the_global_generator_is_u
         first, second = generate(pipeline), generate(pipeline)
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_choice_that_all_heads_share_is_told_of_each(pipeline):
+    with svg.attach(pipeline, OnePattern(pattern="temporal", density=0.7, block_size=2), "reference") as run:
+        generate(pipeline)
+    num_heads = pipeline.transformer.config.num_attention_heads
+    assert num_heads > 1
+    assert all(call.choice == [["temporal"] * num_heads] for call in run.receipt.sparse_calls)
 
 
 def test_the_receipt_counts_density_over_sparse_calls_and_over_all(pipeline):

@@ -8,10 +8,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import load
 from analysis.again import again
+from analysis.head_maps import head_maps
 from analysis.report import main, render
 from svg.results import Measurement, RunWriter
 from tests.fake_runs import (
@@ -161,6 +163,17 @@ def test_head_choices_arrive_as_recorded(page, fake_runs):
     [kept] = heads["sampled"]
     assert (kept["quantity"], kept["steps"], kept["layers"]) == ("head_kept_mass", [SAMPLED[0]], [SAMPLED[1]])
     assert list(base64.b64decode(kept["values"])) == [round(250 * 0.2 * head) for head in range(HEADS)] * 2
+
+
+def test_a_choice_that_stands_under_the_first_head_alone_leaves_room_for_what_was_sampled_of_all():
+    columns = ("quantity", "value", "head")
+    found = pd.DataFrame(
+        [("head_choice", 1.0, 0), *(("head_entropy", 0.5, head) for head in range(3))], columns=columns
+    )
+    heads = head_maps(found.assign(status="ok", branch="cond", step=1, layer=0), 2)
+    assert heads["heads"] == 3
+    assert list(base64.b64decode(heads["choice"])) == [255, 255, 255, 250, 255, 255]
+    assert list(base64.b64decode(heads["sampled"][0]["values"])) == [125] * 3
 
 
 def test_a_method_that_chooses_nothing_has_no_map(page):

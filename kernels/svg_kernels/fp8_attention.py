@@ -31,6 +31,7 @@ class Settings:
         uses_descriptors: Whether tiles are moved by the tensor memory engine.
         is_two_stage: Whether each tile's output is added in float32, and not in the matrix unit's 14 bits.
         is_lane_order: Whether values are read in the order that LANE_ORDER stores them in; false only to time it.
+        is_split: Whether the output's channels are summed half by half, which takes fewer registers.
         most_registers: Registers per thread at most; None leaves it to the compiler.
     """
 
@@ -41,12 +42,14 @@ class Settings:
     uses_descriptors: bool = True
     is_two_stage: bool = True
     is_lane_order: bool = True
+    is_split: bool = False
     most_registers: int | None = None
 
 
 def settings_for(head_dim: int) -> Settings:
     """Return the settings for a head_dim."""
-    return Settings(64, 128, 4, 2 if head_dim > 64 else 3)
+    # Blocks of 128 queries, two at a time on a multiprocessor: fewer, or smaller ones, and reading keys is the limit.
+    return Settings(128, 64, 8, 3, is_split=head_dim > 64, most_registers=128)
 
 
 def prepare(
@@ -80,7 +83,7 @@ def prepare(
         shapes = {
             "query": [block_queries, head_dim],
             "key": [block_keys, head_dim],
-            "value": [head_dim, block_keys],
+            "value": [head_dim // 2 if settings.is_split else head_dim, block_keys],
         }
         tensors = {name: TensorDescriptor.from_tensor(x, shapes[name]) for name, x in tensors.items()}
     lookup = lists.lookup
@@ -124,6 +127,7 @@ def prepare(
         "IS_INT8": inputs.query.dtype == torch.int8,
         "IS_TWO_STAGE": settings.is_two_stage,
         "IS_LANE_ORDER": settings.is_lane_order,
+        "IS_SPLIT": settings.is_split,
         "INTERPRET": is_interpreted(attention),
     }
     options = {"num_warps": settings.num_warps, "num_stages": settings.num_stages}

@@ -61,9 +61,9 @@ def _as_operand(x, IS_LANE_ORDER: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.
 
 @triton.jit
 def _accumulate(
-    scores, factor, values, total, peak, weight,
+    scores, factor, values, more_values, total, more, peak, weight,
     IS_INT8: tl.constexpr, IS_TWO_STAGE: tl.constexpr, IS_LANE_ORDER: tl.constexpr, MAY_BE_EMPTY: tl.constexpr,
-    INTERPRET: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    INTERPRET: tl.constexpr, IS_SPLIT: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """Return the running output, maximum and sum of an online softmax after one more tile.
 
@@ -87,9 +87,13 @@ def _accumulate(
     if IS_TWO_STAGE:
         # Matrix units sum 8-bit products to 14 bits only: a tile's sum is short, the sum of tiles is kept in float32.
         total = total * decay[:, None] + tl.dot(operand, values.T)
+        if IS_SPLIT:
+            more = more * decay[:, None] + tl.dot(operand, more_values.T)
     else:
         total = tl.dot(operand, values.T, total * decay[:, None])
-    return total, new_peak, weight
+        if IS_SPLIT:
+            more = tl.dot(operand, more_values.T, more * decay[:, None])
+    return total, more, new_peak, weight
 
 
 # Numbers that change from prompt to prompt, or from palette to palette, get no program of their own.
@@ -104,7 +108,7 @@ def attention(
     HEAD_DIM: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, SCALED_KEYS: tl.constexpr,
     ROW_SPLIT: tl.constexpr, KEY_SPLIT: tl.constexpr, USES_DESCRIPTORS: tl.constexpr, HAS_PARTIAL: tl.constexpr,
     HAS_RAGGED_KEYS: tl.constexpr, IS_INT8: tl.constexpr, IS_TWO_STAGE: tl.constexpr, IS_LANE_ORDER: tl.constexpr,
-    INTERPRET: tl.constexpr,
+    IS_SPLIT: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """Attend for one block of queries.
 
@@ -141,7 +145,11 @@ def attention(
     block = _tile(query, first_token + query_start, 0, HEAD_DIM, BLOCK_QUERIES, HEAD_DIM, USES_DESCRIPTORS)
     queries = query_start + tl.arange(0, BLOCK_QUERIES)
     row_scale = tl.load(query_scale + first_token + queries)
-    total = tl.zeros([BLOCK_QUERIES, HEAD_DIM], tl.float32)
+    CHANNELS: tl.constexpr = HEAD_DIM // 2 if IS_SPLIT else HEAD_DIM
+    total = tl.zeros([BLOCK_QUERIES, CHANNELS], tl.float32)
+    more = 0.0
+    if IS_SPLIT:
+        more = tl.zeros([BLOCK_QUERIES, CHANNELS], tl.float32)
     peak = tl.full([BLOCK_QUERIES], -float("inf"), tl.float32)
     weight = tl.zeros([BLOCK_QUERIES], tl.float32)
 
@@ -151,12 +159,17 @@ def attention(
         key_start = tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
         tile = tl.load(tiles + (step + 1) // KEY_SPLIT)
         keys = _tile(key, first_token + key_start, 0, HEAD_DIM, BLOCK_KEYS, HEAD_DIM, USES_DESCRIPTORS)
-        values = _tile(value, first_channel, key_start, padded_len, HEAD_DIM, BLOCK_KEYS, USES_DESCRIPTORS)
+        values = _tile(value, first_channel, key_start, padded_len, CHANNELS, BLOCK_KEYS, USES_DESCRIPTORS)
+        more_values = 0.0
+        if IS_SPLIT:
+            more_values = _tile(
+                value, first_channel + CHANNELS, key_start, padded_len, CHANNELS, BLOCK_KEYS, USES_DESCRIPTORS
+            )
         factor = row_scale * tl.load(key_scale + key_start // SCALED_KEYS)
         scores = _scores(block, keys, IS_INT8, BLOCK_QUERIES, BLOCK_KEYS)
-        total, peak, weight = _accumulate(
-            scores, factor, values, total, peak, weight, IS_INT8, IS_TWO_STAGE, IS_LANE_ORDER, False, INTERPRET,
-            BLOCK_QUERIES, BLOCK_KEYS,
+        total, more, peak, weight = _accumulate(
+            scores, factor, values, more_values, total, more, peak, weight, IS_INT8, IS_TWO_STAGE, IS_LANE_ORDER,
+            False, INTERPRET, IS_SPLIT, BLOCK_QUERIES, BLOCK_KEYS,
         )  # fmt: skip
 
     if HAS_PARTIAL or HAS_RAGGED_KEYS:
@@ -168,7 +181,12 @@ def attention(
             key_start = tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
             if key_start < limit:
                 keys = _tile(key, first_token + key_start, 0, HEAD_DIM, BLOCK_KEYS, HEAD_DIM, USES_DESCRIPTORS)
-                values = _tile(value, first_channel, key_start, padded_len, HEAD_DIM, BLOCK_KEYS, USES_DESCRIPTORS)
+                values = _tile(value, first_channel, key_start, padded_len, CHANNELS, BLOCK_KEYS, USES_DESCRIPTORS)
+                more_values = 0.0
+                if IS_SPLIT:
+                    more_values = _tile(
+                        value, first_channel + CHANNELS, key_start, padded_len, CHANNELS, BLOCK_KEYS, USES_DESCRIPTORS
+                    )
                 factor = row_scale * tl.load(key_scale + key_start // SCALED_KEYS)
                 columns = key_start + tl.arange(0, BLOCK_KEYS)
                 keep = (columns < limit)[None, :]
@@ -182,15 +200,19 @@ def attention(
                     keep = keep & (kept | (step < full_count * KEY_SPLIT))
                 scores = _scores(block, keys, IS_INT8, BLOCK_QUERIES, BLOCK_KEYS)
                 scores = tl.where(keep, scores, -float("inf"))
-                total, peak, weight = _accumulate(
-                    scores, factor, values, total, peak, weight, IS_INT8, IS_TWO_STAGE, IS_LANE_ORDER, True,
-                    INTERPRET, BLOCK_QUERIES, BLOCK_KEYS,
+                total, more, peak, weight = _accumulate(
+                    scores, factor, values, more_values, total, more, peak, weight, IS_INT8, IS_TWO_STAGE,
+                    IS_LANE_ORDER, True, INTERPRET, IS_SPLIT, BLOCK_QUERIES, BLOCK_KEYS,
                 )  # fmt: skip
 
     # A query that keeps no key gets zeros.
-    channel = tl.arange(0, HEAD_DIM)
-    total = total / tl.where(weight == 0.0, 1.0, weight)[:, None]
-    total = total * tl.load(value_scale + first_channel + channel)[None, :]
+    scale = 1.0 / tl.where(weight == 0.0, 1.0, weight)
+    channel = tl.arange(0, CHANNELS)
+    value_scale += first_channel + channel
     output += item.to(tl.int64) * stride_output_item + head.to(tl.int64) * stride_output_head
     output += queries.to(tl.int64)[:, None] * stride_output_token + channel[None, :]
+    total = total * scale[:, None] * tl.load(value_scale)[None, :]
     tl.store(output, total.to(output.dtype.element_ty), (queries < seq_len)[:, None])
+    if IS_SPLIT:
+        more = more * scale[:, None] * tl.load(value_scale + CHANNELS)[None, :]
+        tl.store(output + CHANNELS, more.to(output.dtype.element_ty), (queries < seq_len)[:, None])

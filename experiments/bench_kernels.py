@@ -110,10 +110,11 @@ def _measure(
     """
     inputs = spec.inputs(case, dtype, device)
     major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (8, 0)
-    error, allowed = _check(spec, inputs, 10 * major + minor)
+    error, allowed, relative = _check(spec, inputs, 10 * major + minor)
     if not error <= allowed:
         raise ValueError(f"the kernel is wrong on this machine for {dict(case)}: off by {error:.3g}, not {allowed:.3g}")
     yield Measurement(quantity="greatest_error", unit="1", value=error, prompt_id=prompt, higher_is_better=False)
+    yield Measurement(quantity="relative_error", unit="1", value=relative, prompt_id=prompt, higher_is_better=False)
     choice = choose_fastest(tuple(case["shape"]), dtype, device) if spec.is_attention else None
     if choice is not None:
         yield from choice.rows({"prompt_id": prompt})
@@ -161,8 +162,8 @@ def _calls(
         yield "compiled", lambda: compiled(inputs, None)
 
 
-def _check(spec: Spec, inputs: Inputs, capability: int) -> tuple[float, float]:
-    """Return the kernel's greatest error and the one that it may have, on some rows at full size."""
+def _check(spec: Spec, inputs: Inputs, capability: int) -> tuple[float, float, float]:
+    """Return the kernel's greatest error, the one that it may have, and its relative one, on some rows at full size."""
     outputs = spec.run(inputs, capability)
     rows = None
     if spec.rows_axis is not None:
@@ -170,7 +171,9 @@ def _check(spec: Spec, inputs: Inputs, capability: int) -> tuple[float, float]:
         rows = torch.linspace(0, length - 1, min(length, CHECKED_ROWS), device=outputs[0].device).round().long()
         outputs = tuple(output.index_select(spec.rows_axis, rows) for output in outputs)
     exact = spec.reference(as_dtype(inputs, torch.float64), rows)
-    return errors(outputs, exact)[0], allowed_errors(spec.reference(inputs, rows), exact)[0]
+    greatest, mean = errors(outputs, exact)
+    size = errors(exact, tuple(torch.zeros_like(x) for x in exact))[1]
+    return greatest, allowed_errors(spec.reference(inputs, rows), exact)[0], mean / size
 
 
 def _rates(device: torch.device) -> dict[str, float]:

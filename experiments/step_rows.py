@@ -92,6 +92,7 @@ def rows(found: Measured, key: Mapping[str, Any]) -> Iterator[Measurement]:
             off: dict[str, Any] = {"unit": "1", "n": check.checked, "higher_is_better": False, **key}
             yield Measurement(quantity=f"{PREFIXES[kind]}check_error", value=check.error, **off)
             yield Measurement(quantity=f"{PREFIXES[kind]}check_allowed", value=check.allowed, **off)
+            yield Measurement(quantity=f"{PREFIXES[kind]}check_relative_error", value=check.relative_error, **off)
     if "sparse" in found.timings:
         yield from density_rows(found.timings["sparse"][-1].receipt, found.density_requested, key)
         yield from _comparison_rows(found, key)

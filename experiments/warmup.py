@@ -43,18 +43,25 @@ class Probe:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """A warmed-up run. Times are seconds; ``compile_s`` is the part of ``warmup_s`` spent compiling."""
+    """A warmed-up run. Times are seconds; ``compile_s`` is the part of ``warmup_s`` spent compiling.
+
+    ``checked`` outputs of the sparse backend were compared with exact attention; ``relative_error`` is the greatest.
+    """
 
     probe: Probe
     warmup_s: float
     compile_s: float
     checked: int
+    relative_error: float
 
     def rows(self, receipt: Receipt, key: Mapping[str, Any]) -> Iterator[Measurement]:
-        """Yield what the warm-up took, and a generation's operations."""
+        """Yield what the warm-up took, how exact the sparse backend was, and a generation's operations."""
         seconds = {"unit": "s", "higher_is_better": False, **key}
         yield Measurement(quantity="warmup_s", value=self.warmup_s, **seconds)
         yield Measurement(quantity="compile_s", value=self.compile_s, **seconds)
+        if self.checked:
+            exact: dict[str, Any] = {"unit": "1", "n": self.checked, "higher_is_better": False, **key}
+            yield Measurement(quantity="check_relative_error", value=self.relative_error, **exact)
         shared: dict[str, Any] = {"unit": "PFLOP", "higher_is_better": False, **key}
         if self.probe.forward_flops is None:
             missing: dict[str, Any] = {"value": None, "n": 0, "status": "unavailable", "reason": self.probe.reason}
@@ -151,7 +158,8 @@ def warm_up(generator: Generator, method: Any, backend: Any, dense_backend: Any,
             if not isinstance(method, Dense):
                 sparse = FromTheFirstStep(method)
                 generator(prompt, 0, sparse, checked, dense_backend, num_inference_steps=1, decodes=False)
-    return WarmUp(found, time.perf_counter() - start, compile_seconds() - compiled, checked.checked)
+    seconds = time.perf_counter() - start, compile_seconds() - compiled
+    return WarmUp(found, *seconds, checked.checked, checked.relative_error)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from analysis.figures.atlas import ATLAS, head_atlas
 from analysis.figures.dense_part import quality_of_dense_part
 from analysis.figures.front import quality_over_time
 from analysis.figures.look import save
+from analysis.figures.precision import precision_over_density
 from analysis.figures.quality import quality_over_density
 from analysis.figures.sampled_rows import quality_over_sampled_rows
 from analysis.figures.series import MissingRows
@@ -15,6 +16,7 @@ __all__ = [
     "ATLAS",
     "MissingRows",
     "head_atlas",
+    "precision_over_density",
     "quality_of_dense_part",
     "quality_over_density",
     "quality_over_sampled_rows",

@@ -113,6 +113,7 @@ FIGURES: dict[str, Callable[[Records], dict[str, Draw]]] = {
     "quality_over_time": _quality(figures.quality_over_time),
     "quality_over_sampled_rows": _quality(figures.quality_over_sampled_rows),
     "quality_of_dense_part": _quality(figures.quality_of_dense_part),
+    "precision_over_density": _quality(figures.precision_over_density),
     "head_atlas": _atlases,
     "step_parts": _plain(figures.step_parts),
     "measured_against_floor": _plain(measured_against_floor),

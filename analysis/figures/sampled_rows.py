@@ -9,8 +9,15 @@ import pandas as pd
 
 from analysis.figures import look
 from analysis.figures.floor import floor_notes
-from analysis.figures.series import MissingRows, draw_curves, drawable, families, interval_note, settings_of
-from analysis.statistics import Value, estimate
+from analysis.figures.series import (
+    MissingRows,
+    draw_curves,
+    drawable,
+    families,
+    interval_note,
+    means_of,
+    settings_of,
+)
 from analysis.summary import FORMATS
 
 _ROWS = "num_sampled_rows"
@@ -48,7 +55,7 @@ def quality_over_sampled_rows(
     """
     found, notes = drawable(measurements, runs, [quantity], protocol=protocol, makes=_MAKES)
     found[_ROWS] = settings_of(found, runs, _ROWS)
-    found = found.join(_regret(measurements, found))
+    found = found.join(means_of(measurements, found, "head_regret"))
     series = [(name, rows) for name, rows in families(found, (_ROWS,)) if rows[_ROWS].nunique() > 1]
     if not series:
         raise MissingRows(
@@ -78,15 +85,3 @@ def quality_over_sampled_rows(
     look.add_legend(figure)
     look.add_notes(figure, [*notes, *floor_notes(drawn, quantity), interval_note(drawn, quantity)])
     return look.save(figure, output, suffixes)
-
-
-def _regret(measurements: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean regret of each row of a summary, and its 95 % interval over prompts."""
-    rows = measurements[measurements["quantity"].eq("head_regret") & measurements["value"].notna()]
-    means = rows.groupby(["run_id", "prompt_id", "seed"])["value"].mean().reset_index()
-    found = []
-    for ids in table["runs"]:
-        own = means[means["run_id"].isin(ids)].itertuples(index=False, name=None)
-        one = estimate([Value(run, prompt, seed, None, "ok", value, None) for run, prompt, seed, value in own])
-        found.append((one.mean, one.ci_low, one.ci_high))
-    return pd.DataFrame(found, table.index, ["head_regret", "head_regret_ci_low", "head_regret_ci_high"], dtype=float)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from analysis.figures.look import style
 from analysis.intervals import few_prompts_text
 from analysis.settings import counted, environments, knob_text, machine_text
+from analysis.statistics import Value, estimate
 from analysis.summary import FORMATS, QUALITY, full_labels, summary
 
 DENSITY = ("sparsity", "density")
@@ -86,6 +87,21 @@ def settings_of(table: pd.DataFrame, runs: pd.DataFrame, name: str) -> pd.Series
         return pd.Series(math.nan, table.index)
     values = runs.set_index("run_id")[column]
     return pd.to_numeric(table["runs"].str[0].map(values), errors="coerce").astype(float)
+
+
+def means_of(measurements: pd.DataFrame, table: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """Return the mean of a quantity for each row of a summary, and its 95 % interval over prompts.
+
+    Every video counts once, with the mean of its values. Columns are named as those of the summary.
+    """
+    rows = measurements[measurements["quantity"].eq(quantity) & measurements["value"].notna()]
+    means = rows.groupby(["run_id", "prompt_id", "seed"])["value"].mean().reset_index()
+    found = []
+    for ids in table["runs"]:
+        own = means[means["run_id"].isin(ids)].itertuples(index=False, name=None)
+        one = estimate([Value(run, prompt, seed, None, "ok", value, None) for run, prompt, seed, value in own])
+        found.append((one.mean, one.ci_low, one.ci_high))
+    return pd.DataFrame(found, table.index, [quantity, f"{quantity}_ci_low", f"{quantity}_ci_high"], dtype=float)
 
 
 def draw_curves(

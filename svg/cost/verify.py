@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -17,6 +17,20 @@ TOLERANCE_FP8 = 0.125
 ROWS = 32
 
 
+class AttentionError(NamedTuple):
+    """How far an output is from plain attention in float64.
+
+    Args:
+        greatest: Greatest difference.
+        allowed: How much of it rounding may explain.
+        relative: Root mean square of the difference over that of the exact output; 0 where both are zero.
+    """
+
+    greatest: float
+    allowed: float
+    relative: float
+
+
 @dataclass
 class CheckedBackend:
     """Runs a backend and compares outputs with plain attention on sampled queries, until every pattern was tried.
@@ -24,7 +38,7 @@ class CheckedBackend:
     A pattern is known by what it is and not by its name: masks that are made anew for every call are checked anew.
 
     Raises ``RuntimeError`` at the first output that is wrong. For warm-ups; not for what is timed. ``error`` is the
-    greatest found so far, ``allowed`` what rounding may explain there.
+    greatest found so far, ``allowed`` what rounding may explain there, ``relative_error`` the greatest of any call.
     """
 
     backend: Any
@@ -32,6 +46,7 @@ class CheckedBackend:
     checked: int = 0
     error: float = 0.0
     allowed: float = 0.0
+    relative_error: float = 0.0
     _seen: WeakSet[HeadPattern] = field(default_factory=WeakSet)
 
     def __post_init__(self) -> None:
@@ -49,13 +64,14 @@ class CheckedBackend:
             self._seen |= taken
             self.checked += 1
             tolerance = TOLERANCE_FP8 if getattr(self.backend, "precision", "bf16") == "fp8" else None
-            error, allowed = attention_error(query, key, value, plan, output, tolerance)
+            error, allowed, relative = attention_error(query, key, value, plan, output, tolerance)
             # Written so that a NaN fails.
             if not error <= allowed:
                 raise RuntimeError(
                     f"backend {self.name} is wrong on this machine: its output differs from plain attention by "
                     f"{error:.3g}, at most {allowed:.3g} is rounding; its time means nothing"
                 )
+            self.relative_error = max(self.relative_error, relative)
             if error >= self.error:
                 self.error, self.allowed = error, allowed
         return output
@@ -68,8 +84,8 @@ def attention_error(
     plan: AttentionPlan,
     output: torch.Tensor,
     tolerance: float | None = None,
-) -> tuple[float, float]:
-    """Return the greatest error of ``output`` on evenly spaced queries, and what rounding may explain.
+) -> AttentionError:
+    """Return the error of ``output`` on evenly spaced queries.
 
     All tensors are ``(batch, num_heads, seq_len, head_dim)`` in the plan's order. ``tolerance`` is the share of the
     greatest value that may be rounding; None takes that of the query's dtype.
@@ -89,15 +105,18 @@ def attention_error(
     keep = keeps[plan.assignment.to(query.device).expand(batch, num_heads)]
     if plan.key_lengths is not None:
         keep = keep & (keys < plan.key_lengths.to(query.device)[:, None])[:, None, None, :]
-    error = allowed = 0.0
+    error = allowed = squares = exact_squares = 0.0
     for item in range(batch):
         for head in range(num_heads):
             scores = query[item, head, rows].double() @ key[item, head].double().T * head_dim**-0.5
             scores = scores.masked_fill(~keep[item, head], -torch.inf)
             expected = scores.softmax(-1).nan_to_num(0) @ value[item, head].double()
-            difference = (output[item, head, rows].double() - expected).abs().max().item()
+            off = output[item, head, rows].double() - expected
+            difference = off.abs().max().item()
             if difference != difference:
-                return difference, tolerance
+                return AttentionError(difference, tolerance, difference)
+            squares += off.square().sum().item()
+            exact_squares += expected.square().sum().item()
             error = max(error, difference)
             allowed = max(allowed, tolerance * value[item, head].abs().max().item())
-    return error, allowed
+    return AttentionError(error, allowed, (squares / exact_squares) ** 0.5 if squares else 0.0)

@@ -168,6 +168,30 @@ def test_sampled_rows_stand_against_regret_and_quality_with_the_oracle_dotted(kn
     assert [(line.get_label(), line.get_ydata()[0]) for line in dotted] == [("oracle_choice sparsity=0.25", 36)]
 
 
+@pytest.mark.parametrize("backend", ["triton_block_sparse", "reference"])
+def test_precisions_are_two_lines_of_error_quality_and_of_speed_where_it_is_no_model(tmp_path, drawn, backend):
+    for precision, error, score, speed in (("bf16", 0.002, 40.0, 3.0), ("fp8", 0.05, 39.0, 4.0)):
+        names = {"model": "m", "method": "svg", "dense_backend": "sdpa"}
+        names["backend"] = backend + "_fp8" * (precision == "fp8")
+        config = {"seed": 0, "method": {"sparsity": 0.25}, "backend": {"precision": precision}, "model": {"name": "m"}}
+        with RunWriter(
+            tmp_path, precision, **names, config=config, provenance=PROVENANCE, prompts=[], seeds=[0]
+        ) as run:
+            place = {"prompt_id": "p", "seed": 0}
+            run.add(Measurement(quantity="psnr_db", unit="dB", value=score, protocol="standard", **place))
+            run.add(Measurement(quantity="density_executed", unit="1", value=0.25, protocol="tile", **place))
+            run.add(Measurement(quantity="check_relative_error", unit="1", value=error, **place))
+            run.add(Measurement(quantity="attention_speedup", unit="1", value=speed, **place))
+    figures.precision_over_density(*tables(tmp_path), tmp_path / "precision")
+    found = [{name: y[0] for name, (_, y) in curves(axes).items()} for axes in drawn[0].axes]
+    bf16, fp8 = f"svg backend={backend}", f"svg backend={backend}_fp8"
+    assert found[:2] == [{bf16: 0.002, fp8: 0.05}, {bf16: 40.0, fp8: 39.0}]
+    if backend == "reference":
+        assert len(found) == 2 and "which says nothing of speed" in texts(drawn[0])
+    else:
+        assert found[2] == {bf16: 3.0, fp8: 4.0}
+
+
 def test_the_dense_part_has_a_cell_for_each_pair_of_shares_that_was_run(knobs, tmp_path, drawn):
     figures.quality_of_dense_part(*knobs, tmp_path / "cells")
     panel = drawn[0].axes[0]
@@ -261,7 +285,8 @@ def test_every_figure_of_the_catalogue_is_drawn_or_says_what_is_missing_and_what
         except ValueError as error:
             said[name] = str(error)
     assert set(said) == {
-        *("quality_over_sampled_rows", "quality_of_dense_part", "step_parts", "measured_against_floor")
+        *("quality_over_sampled_rows", "quality_of_dense_part", "step_parts", "measured_against_floor"),
+        "precision_over_density",
     }
     assert all("experiments." in line and "\n" not in line for line in said.values())
     # Three of quality and speed, two atlases, and strips of one model.

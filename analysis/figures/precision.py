@@ -1,0 +1,86 @@
+"""What FP8 attention costs and saves: the error of a call, the quality of the video and the speed over the density."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures import look
+from analysis.figures.floor import floor_notes
+from analysis.figures.series import DENSITY, MissingRows, draw_curves, drawable, families, interval_note, means_of
+from analysis.summary import FORMATS
+
+_ERROR = "check_relative_error"
+_MAKES = "experiment=fp8"
+# Computes in float32 whatever it models.
+_MODEL = "reference"
+
+
+@look.in_one_look
+def precision_over_density(
+    measurements: pd.DataFrame,
+    runs: pd.DataFrame,
+    output: str | Path,
+    *,
+    quantity: str = "psnr_db",
+    protocol: str = "standard",
+    suffixes: Iterable[str] = look.SUFFIXES,
+) -> list[Path]:
+    """Draw the error of an attention call, one quality and the speed-up of attention over the executed density.
+
+    A line is a method and a precision. The error is that of the warm-up's checked calls, against float64. The model of
+    FP8 that runs anywhere, ``backend=reference``, says nothing of speed: its runs have no points there.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+        output: Path without a suffix.
+        quantity: A quality of `analysis.summary.QUALITY`.
+        protocol: Its protocol.
+        suffixes: File formats.
+
+    Returns:
+        The files written.
+
+    Raises:
+        MissingRows: If no two runs with such a quality differ in ``backend.precision``.
+    """
+    found, notes = drawable(measurements, runs, [quantity, "density_executed"], protocol=protocol, makes=_MAKES)
+    precisions = runs.set_index("run_id").get("config.backend.precision", pd.Series(dtype=object))
+    found["precision"] = found["runs"].str[0].map(precisions)
+    found = found[found["precision"].notna() & (found["method"] != "dense")]
+    has_both = found.groupby(["model", "method"])["precision"].transform("nunique") > 1
+    found = found[has_both]
+    if found.empty:
+        raise MissingRows(
+            f"no two runs below this folder differ in backend.precision; "
+            f"python -m experiments.compare -m {_MAKES} makes some"
+        )
+    found = found.join(means_of(measurements, found, _ERROR))
+    found.loc[found["backend"].str.startswith(_MODEL), "attention_speedup"] = float("nan")
+    panels = {
+        _ERROR: "relative error of a call",
+        quantity: f"{FORMATS[quantity][0]} against dense",
+        "attention_speedup": f"{FORMATS['attention_speedup'][0]}, sparse calls",
+    }
+    shown = {name: heading for name, heading in panels.items() if found[name].notna().any()}
+    if "attention_speedup" not in shown:
+        notes.append("FP8 is modelled by backend=reference, which says nothing of speed.")
+    # A backend's name says its precision.
+    series = families(found, (*DENSITY, "backend.precision"))
+    figure = look.new_figure(look.PAGE if len(shown) > 1 else look.width_for(len(series)), 2.2)
+    for axes, (name, heading) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+        if draw_curves(axes, "density_executed", name, series, apart="sum"):
+            axes.set_xlabel("density executed, points side by side")
+        else:
+            axes.set_xlabel("density executed (tiles of sparse calls)")
+        axes.set_xlim(0, 1.1 * float(found["density_executed"].max()))
+        if name == _ERROR:
+            axes.set_yscale("log")
+        axes.set_ylabel(heading)
+        axes.grid()
+    look.add_legend(figure)
+    look.add_notes(figure, [*notes, *floor_notes(found, quantity), interval_note(found, quantity)])
+    return look.save(figure, output, suffixes)

@@ -19,6 +19,7 @@ COLUMNS = {
     "kept_mass": ("kept mass", "head_kept_mass", None, "{:.3f}"),
     "relative_l2_error": ("relative L2", "head_relative_l2_error", None, "{:.4f}"),
     "output_error": ("MSE", "head_output_error", None, "{:.3g}"),
+    "rounding_error": ("rounding", "head_rounding_error", None, "{:.2e}"),
     "regret": ("regret", "head_regret", None, "{:.3g}"),
     "agreement": ("agreement", "head_agreement", None, "{:.3f}"),
     "temporal_share": ("temporal", "head_choice", None, "{:.3f}"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from experiments.rounding import rounding_rows
 from experiments.rows import call_rows, density_rows, head_rows
 from experiments.statistics_rows import sampled_rows
 from svg.attaching import fastest_operations
@@ -19,13 +20,15 @@ from svg.receipt import Receipt, SampledCall
 from svg.results import Measurement
 from svg.statistics_sample import StatisticsSample
 
-# Stands in a record where a run has its backends: none computes what is scored here.
+# Stands in a record where a run has its backends, unless one is asked for to be judged.
 NAME = "replay"
 # Of a whole generation, of which a capture is a part.
 _OF_GENERATIONS = ("density_overall", "fallbacks")
 
 
-def scores(method: Any, capture: Capture, device: torch.device, num_rows: int | None) -> Iterator[Measurement]:
+def scores(
+    method: Any, capture: Capture, device: torch.device, num_rows: int | None, backend: Any = None
+) -> Iterator[Measurement]:
     """Yield the rows of a method on the calls of a capture.
 
     Steps and layers that the method keeps dense stay dense. Errors and masses are those of ``head_statistics``, on rows
@@ -36,6 +39,7 @@ def scores(method: Any, capture: Capture, device: torch.device, num_rows: int | 
         capture: Where the calls are.
         device: What computes.
         num_rows: Queries of each call; None: all.
+        backend: Computes every call, for its rounding; None: nothing is computed.
     """
     key = {"prompt_id": capture.prompt["prompt_id"], "seed": capture.seed}
     schedule = method.dense_schedule(capture.num_steps, capture.num_layers, capture.timesteps)
@@ -45,14 +49,16 @@ def scores(method: Any, capture: Capture, device: torch.device, num_rows: int | 
         loaded = load(capture, call, device)
         whole = loaded.inputs(slice(None), planner.operations)
         plan = AttentionPlan.dense(whole.key_lengths)
+        place: dict[str, Any] = {"step": call.step, "layer": call.layer, "branch": call.branch, **key}
         if not schedule.is_dense(call.step, call.layer):
             plan, seconds = planner(loaded)
-            place: dict[str, Any] = {"step": call.step, "layer": call.layer, "branch": call.branch, **key}
             yield Measurement(quantity="plan_s", unit="s", value=seconds, higher_is_better=False, **place)
         context = loaded.context(0, {})
         sample = StatisticsSample(num_rows=num_rows or call.layout.seq_len)
         found = sample.measure(whole, plan, context)
         branches = tuple(call.item_branches)
+        if backend is not None:
+            yield from rounding_rows(backend, whole, plan, capture.heads, branches, place)
         receipt.record(context, NAME, plan, None, branches)
         receipt.sampled.append(SampledCall(call.step, call.layer, call.branch, found, branches, call.transformer))
     requested = getattr(method, "density_requested", None)

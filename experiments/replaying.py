@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from experiments import resuming
-from experiments.building import build_method
+from experiments.building import build_backend, build_method
 from experiments.identity import Checked, Names
 from experiments.planning import fields_of, pick_device
 from experiments.replay_scores import NAME, scores
@@ -20,7 +20,7 @@ from svg.code_hash import code_hash
 from svg.results import RunWriter
 
 # What a replay takes; the rest of a run's settings belongs to the capture.
-SETTINGS = ("captures", "method", "case", "num_rows", "device", "threads", "runs_dir", "run_id", "overwrite")
+SETTINGS = ("captures", "method", "case", "backend", "num_rows", "device", "threads", "runs_dir", "run_id", "overwrite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,14 @@ def check(config: ReplayConfig, names: Names) -> ReplayPlan:
     # Refuses where a method needs a kept fraction and nobody gave one.
     getattr(method, "density_requested", None)
     device = pick_device(config.device)
+    backend, computed_by = None, {}
+    modules = [type(method).__module__, scores.__module__]
+    if config.backend.get("name") != "auto":
+        backend = build_backend(config.backend, device.type)
+        computed_by = {"backend": {"name": backend.name, **fields_of(backend)}}
+        modules.append(type(backend).__module__)
     settings = {
+        **computed_by,
         "captures": {
             "method": first.method,
             "settings": first.config["capture"],
@@ -63,14 +70,14 @@ def check(config: ReplayConfig, names: Names) -> ReplayPlan:
         "num_rows": config.num_rows,
         "device": device.type,
         "threads": config.threads,
-        "code": code_hash(type(method).__module__, scores.__module__),
+        "code": code_hash(*modules),
     }
     own_names = Names(first.model, names.method, names.overrides, None, names.is_sweep)
     return ReplayPlan(
         config=config,
         names=own_names,
         method=method,
-        backend=None,
+        backend=backend,
         device=device,
         settings=settings,
         captures=captures,
@@ -81,7 +88,7 @@ def run(plan: ReplayPlan) -> Path:
     """Score the method on every captured call and return the record's folder; a complete record is kept.
 
     Raises:
-        ValueError: If the method refuses the sequence.
+        ValueError: If the method or the backend refuses the sequence.
         RecordError: If a capture is damaged, or the record's folder belongs to another run.
     """
     path = plan.path
@@ -96,7 +103,7 @@ def run(plan: ReplayPlan) -> Path:
         plan.run_id,
         model=plan.names.model,
         method=plan.names.method,
-        backend=NAME,
+        backend=NAME if plan.backend is None else plan.backend.name,
         dense_backend=NAME,
         config=plan.settings,
         provenance=provenance.collect(),
@@ -107,7 +114,7 @@ def run(plan: ReplayPlan) -> Path:
     )
     with writer, torch.no_grad():
         for capture in plan.captures:
-            writer.extend(scores(plan.method, capture, plan.device, config.num_rows))
+            writer.extend(scores(plan.method, capture, plan.device, config.num_rows, plan.backend))
     calls = sum(len(capture.calls) for capture in plan.captures)
     print(f"{plan.run_id}: {calls} call{'s' if calls > 1 else ''} in {path}", flush=True)
     return path

@@ -86,6 +86,19 @@ def test_a_replay_decides_and_loses_what_the_generation_did(small, captured, rep
     assert found.to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-4, abs=1e-9)
 
 
+def test_a_backend_is_judged_on_captured_calls_and_fp8_rounds_far_more(captured, replayed, tmp_path):
+    folder, _ = captured("capture.steps=[1]")
+    precisions = ("backend=reference", "backend.precision=bf16,fp8")
+    replayed(folder, "method=svg", *SPARSE, "method.first_layers_fp=0.5", *precisions)
+    rows = load.measurements(tmp_path / "replays").query("quantity == 'head_rounding_error'")
+    table = replay_table(load.measurements(tmp_path / "replays"), load.runs(tmp_path / "replays"))
+    plain, fp8 = table.sort_values("rounding_error")["rounding_error"]
+    assert 0 < plain < 1e-5 and 0.005 < fp8 < 0.08
+    # Two layers, branches and heads, the dense layer included.
+    assert len(rows) == 2 * 2 * 2 * 2 and set(rows["layer"]) == {0, 1}
+    assert set(load.runs(tmp_path / "replays")["backend"]) == {"reference", "reference_fp8"}
+
+
 def test_methods_stand_side_by_side_on_the_same_calls(captured, replayed, tmp_path, capsys):
     folder, _ = captured("capture.steps=[1]", "prompts.texts=[a red circle,a blue square]")
     methods = "method=svg,one_pattern_temporal,oracle_choice"

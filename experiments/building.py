@@ -68,16 +68,16 @@ def build_backend(settings: Mapping[str, Any], device_type: str) -> Any:
 
 
 def build_dense_backend(name: str) -> Any:
-    """Return a dense backend by name: a file of ``svg/backends``, ``sdpa_`` and a kernel, or a file and ``_fp8``.
+    """Return a dense backend by name: a file of ``svg/backends``, ``sdpa_`` and a kernel, or a file and its precision.
 
     Raises:
         ValueError: If there is none of this name.
     """
     if name not in backends.names() and name.startswith("sdpa_"):
         return backends.get("sdpa", kernel=name.removeprefix("sdpa_"))
-    file, _, precision = name.rpartition("_fp8")
-    if file in ("triton_block_sparse", "reference") and precision in ("", "_int8"):
-        return backends.get(file, precision="fp8", scores=precision.removeprefix("_") or "e4m3")
+    file, found, rest = name.partition("_fp8")
+    if found and file in ("triton_block_sparse", "reference") and rest in ("", "_int8"):
+        return backends.get(file, precision=f"fp8{rest}")
     try:
         return backends.get(name)
     except ValueError:

@@ -176,7 +176,7 @@ class Attachment:
         dense_backend: Computes the dense steps and layers; the dense twin's backend, or quality measures its rounding.
         seed: Seed of what the method draws.
         phases: A clock told of the phases "profiling", "reordering", "attention" and "statistics".
-        strict: Raise where a backend refuses a plan, and where the output of one in FP8 is not finite, at the step's
+        strict: Raise where a backend refuses a plan, and where the output of one in 8 bits is not finite, at the step's
             end. If False the call runs dense and the receipt says so, and what is not finite stays that.
         operations: What the method computes with; None is plain torch.
         statistics: Measures some calls, for the receipt's ``sampled``; None measures none.
@@ -361,7 +361,7 @@ class Attachment:
             query, key, value = inputs.query(), inputs.key(), inputs.value()
         with self.phases.phase("attention"):
             output = backend(query, key, value, plan)
-            if self.strict and getattr(backend, "precision", "bf16") == "fp8":
+            if self.strict and getattr(backend, "precision", "bf16") != "bf16":
                 self._finite.note(backend.name, context, output)
         if plan.is_reordered:
             with self.phases.phase("reordering"):

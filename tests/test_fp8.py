@@ -18,7 +18,7 @@ from svg.plan import AttentionPlan, HeadPattern
 from tests.tiny_pipelines import generate, tiny_wan_pipeline
 
 SEQ_LEN = 147
-SCORES = ["e4m3", "int8"]
+PRECISIONS = ["fp8", "fp8_int8"]
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +42,11 @@ def relative_error(output: torch.Tensor, exact: torch.Tensor) -> float:
     return float((output.double() - exact.double()).norm() / exact.double().norm())
 
 
-@pytest.mark.parametrize(("scores", "most"), [("e4m3", 0.055), ("int8", 0.038)])
-def test_the_model_of_fp8_is_off_by_its_rounding_wherever_the_keys_mean_is(call, scores, most):
+@pytest.mark.parametrize(("precision", "most"), [("fp8", 0.055), ("fp8_int8", 0.038)])
+def test_the_model_of_fp8_is_off_by_its_rounding_wherever_the_keys_mean_is(call, precision, most):
     query, key, value, plan = call
     exact = backends.get("reference")(query.double(), key.double(), value.double(), plan)
-    model = backends.get("reference", precision="fp8", scores=scores)
+    model = backends.get("reference", precision=precision)
     error = relative_error(model(query, key, value, plan), exact)
     assert most / 2 < error < most
     # What all keys have in common changes no softmax.
@@ -54,12 +54,11 @@ def test_the_model_of_fp8_is_off_by_its_rounding_wherever_the_keys_mean_is(call,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scores", SCORES)
-def test_the_kernel_computes_what_its_model_says(call, scores):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_kernel_computes_what_its_model_says(call, precision):
     query, key, value, plan = call
-    settings = {"precision": "fp8", "scores": scores}
     # Probabilities are rounded below the greatest of those before them, not of all.
-    model, kernel = (backends.get(name, **settings)(*call) for name in ("reference", "triton_block_sparse"))
+    model, kernel = (backends.get(name, precision=precision)(*call) for name in ("reference", "triton_block_sparse"))
     exact = backends.get("reference")(query.double(), key.double(), value.double(), plan)
     assert relative_error(kernel, model) < 0.025
     assert relative_error(kernel, exact) < 1.1 * relative_error(model, exact)
@@ -81,12 +80,12 @@ def test_what_is_not_finite_stays_so_and_padding_may_hold_it(call, role, value):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("role", range(3))
-def test_what_is_not_finite_is_so_after_the_kernel_too(scores, role):
+def test_what_is_not_finite_is_so_after_the_kernel_too(precision, role):
     tensors = list(torch.randn(3, 1, 2, 20, 64, generator=torch.Generator().manual_seed(0)))
     tensors[role][0, 0, 3, 5] = torch.inf
-    output = backends.get("triton_block_sparse", precision="fp8", scores=scores)(*tensors, AttentionPlan.dense())
+    output = backends.get("triton_block_sparse", precision=precision)(*tensors, AttentionPlan.dense())
     assert not output[0, 0, 3].isfinite().all()
     assert output[0, 1].isfinite().all()
 
@@ -106,23 +105,15 @@ def test_what_fp8_cannot_do_is_refused_with_the_precision_that_can(call, monkeyp
     backends.get("triton_block_sparse").check(ada, replace(plan, key_lengths=None))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"precision": "fp4"}, "precision of reference is 'fp4'; it must be one of bf16, fp8"),
-        ({"precision": "fp8", "scores": "int4"}, "scores of reference is 'int4'; it must be one of e4m3, int8"),
-        ({"scores": "int8"}, "set precision=fp8"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        backends.get("reference", **settings)
+def test_a_precision_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="precision of reference is 'fp4'; it must be one of bf16, fp8, fp8_int8"):
+        backends.get("reference", precision="fp4")
 
 
 @pytest.mark.parametrize("name", ["triton_block_sparse_fp8", "triton_block_sparse_fp8_int8", "reference_fp8"])
 def test_a_dense_backend_in_fp8_is_named_as_records_name_it(name):
     backend = build_dense_backend(name)
-    assert (backend.name, backend.precision) == (name, "fp8")
+    assert backend.name == name.replace("_fp8", f"_{backend.precision}").replace("_int8_int8", "_int8")
     with pytest.raises(ValueError, match="dense_backend is 'cudnn_fp8'; it must be one of"):
         build_dense_backend("cudnn_fp8")
 

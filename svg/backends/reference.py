@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from svg.backends._fp8 import Precision, Scores, check_settings, name_of
+from svg.backends._fp8 import SCORES, Precision, check_precision, name_of
 from svg.backends._per_head import check_fits, check_tensors
 from svg.placement import resident, send
 from svg.plan import AttentionPlan, HeadPattern
@@ -21,22 +21,21 @@ class ReferenceBackend:
     """Computes every plan, slowly, in float64 for float64 inputs and in float32 for all others.
 
     Args:
-        precision: ``"bf16"`` rounds nothing. ``"fp8"`` is a model of FP8 attention that runs anywhere: queries, keys,
-            values and probabilities are rounded to 8 bits with the same scales as ``triton_block_sparse`` has, and
-            computed with in float32. It tells what FP8 does to a video, and nothing about time.
-        scores: What queries and keys are rounded to in FP8, as of ``triton_block_sparse``.
+        precision: ``"bf16"`` rounds nothing. ``"fp8"`` and ``"fp8_int8"`` are models of attention in 8 bits that run
+            anywhere: queries, keys, values and probabilities are rounded with the same scales as
+            ``triton_block_sparse`` has, and computed with in float32. They tell what it does to a video, and nothing
+            of time.
     """
 
     precision: Precision = "bf16"
-    scores: Scores = "e4m3"
 
     def __post_init__(self) -> None:
-        check_settings("reference", self.precision, self.scores)
+        check_precision("reference", self.precision)
 
     @property
     def name(self) -> str:
-        """``"reference"``, with ``_fp8`` or ``_fp8_int8`` where it models that."""
-        return name_of("reference", self.precision, self.scores)
+        """``"reference"``, with the precision that it models."""
+        return name_of("reference", self.precision)
 
     def check(self, query: torch.Tensor, plan: AttentionPlan) -> None:
         """Raise ``ValueError`` if the plan is for other shapes."""
@@ -53,11 +52,11 @@ class ReferenceBackend:
         lengths = None if plan.key_lengths is None else send(plan.key_lengths, query.device)
         output = torch.empty_like(query)
         softmax = _softmax
-        if self.precision == "fp8":
+        if self.precision != "bf16":
             from svg_kernels import fp8_model
 
             softmax = fp8_model.softmax
-            quantised = fp8_model.quantised(query.float(), key.float(), value.float(), self.scores, lengths)
+            quantised = fp8_model.quantised(query.float(), key.float(), value.float(), SCORES[self.precision], lengths)
             query, key, value = fp8_model.dequantised(quantised, seq_len)
         for index, pattern in enumerate(plan.patterns):
             items, heads = (assignment == index).nonzero(as_tuple=True)

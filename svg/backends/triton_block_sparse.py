@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from svg.backends._fp8 import Precision, Scores, check_settings, name_of
+from svg.backends._fp8 import SCORES, Precision, check_precision, name_of
 from svg.backends._per_head import check_bands, check_fits, check_tensors
 from svg.backends._reach import TRITON, able_sparse
 from svg.backends._tile_states import tile_lists
@@ -26,22 +26,20 @@ class TritonBlockSparseBackend:
     ``TRITON_INTERPRET=1`` was set before the start: right, and thousands of times slower.
 
     Args:
-        precision: ``"bf16"``, which is the inputs' own precision, or ``"fp8"``: queries, keys and values are quantised
-            before every call, of which the output's error is about 5 %.
-        scores: What queries and keys become in FP8: ``"e4m3"``, or ``"int8"``, which rounds less where a block of
-            keys has no outlier.
+        precision: ``"bf16"``, which is the inputs' own precision; ``"fp8"``: queries, keys and values are quantised to
+            e4m3 before every call; ``"fp8_int8"``: queries and keys to int8, which rounds far less where no block of
+            keys has an outlier.
     """
 
     precision: Precision = "bf16"
-    scores: Scores = "e4m3"
 
     def __post_init__(self) -> None:
-        check_settings("triton_block_sparse", self.precision, self.scores)
+        check_precision("triton_block_sparse", self.precision)
 
     @property
     def name(self) -> str:
-        """``"triton_block_sparse"``, with ``_fp8`` or ``_fp8_int8`` where it is not the inputs' own precision."""
-        return name_of("triton_block_sparse", self.precision, self.scores)
+        """``"triton_block_sparse"``, with the precision where it is not the inputs' own."""
+        return name_of("triton_block_sparse", self.precision)
 
     def check(self, query: torch.Tensor, plan: AttentionPlan) -> None:
         """Raise ``ValueError`` if the device, the dtype or the head_dim has no kernel, or the plan does not fit."""
@@ -59,7 +57,7 @@ class TritonBlockSparseBackend:
                 f"{self.name} needs CUDA, or TRITON_INTERPRET=1 in the environment, got {query.device}; "
                 f"use backend={able}"
             )
-        if self.precision == "fp8":
+        if self.precision != "bf16":
             self._check_fp8(query)
 
     def _check_fp8(self, query: torch.Tensor) -> None:
@@ -67,13 +65,14 @@ class TritonBlockSparseBackend:
 
         if query.is_cuda and (found := torch.cuda.get_device_capability(query.device)) < FP8_CAPABILITY:
             raise ValueError(
-                f"precision=fp8 of {self.name} needs compute capability 9.0 (Hopper) or newer, this GPU has "
+                f"precision={self.precision} of triton_block_sparse needs compute capability 9.0 (Hopper) or newer, this GPU has "
                 f"{found[0]}.{found[1]}; use precision=bf16"
             )
         if query.shape[-1] not in fp8_attention.HEAD_DIMS:
             known = " or ".join(map(str, fp8_attention.HEAD_DIMS))
             raise ValueError(
-                f"precision=fp8 of {self.name} takes head_dim {known}, got {query.shape[-1]}; use precision=bf16"
+                f"precision={self.precision} of triton_block_sparse takes head_dim {known}, got {query.shape[-1]}; "
+                f"use precision=bf16"
             )
 
     def __call__(
@@ -91,8 +90,8 @@ class TritonBlockSparseBackend:
         lists = tile_lists(plan, query.shape[2], query.device)
         assignment = resident(plan.assignment, query.device)
         lengths = None if plan.key_lengths is None else send(plan.key_lengths, query.device)
-        if self.precision == "fp8":
-            quantised, launches = fp8_inputs.prepare(query, key, value, self.scores, lengths)
+        if self.precision != "bf16":
+            quantised, launches = fp8_inputs.prepare(query, key, value, SCORES[self.precision], lengths)
             in_8_bits = fp8_attention.settings_for(query.shape[-1])
             launches.append(fp8_attention.prepare(quantised, output, lists, assignment, lengths, in_8_bits))
         else:

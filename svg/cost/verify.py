@@ -63,7 +63,7 @@ class CheckedBackend:
         if not taken <= set(self._seen):
             self._seen |= taken
             self.checked += 1
-            tolerance = TOLERANCE_FP8 if getattr(self.backend, "precision", "bf16") == "fp8" else None
+            tolerance = TOLERANCE_FP8 if getattr(self.backend, "precision", "bf16") != "bf16" else None
             error, allowed, relative = attention_error(query, key, value, plan, output, tolerance)
             # Written so that a NaN fails.
             if not error <= allowed:

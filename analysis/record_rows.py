@@ -74,7 +74,7 @@ class Rows:
             wanted = {name: text for name, text in find.items() if name not in _NOT_OF_A_STEP}
             if PRECISION not in find:
                 # In 8 bits the sparse step is another one.
-                runs = runs[~column(runs, f"config.{PRECISION}").eq("fp8").fillna(False).astype(bool)]
+                runs = runs[~column(runs, f"config.{PRECISION}").isin(["fp8", "fp8_int8"])]
         elif kind == "plan":
             # It is counted whatever computes it.
             wanted.pop(PRECISION, None)

@@ -110,10 +110,14 @@ def test_a_precision_that_is_not_there_is_refused():
         backends.get("reference", precision="fp4")
 
 
-@pytest.mark.parametrize("name", ["triton_block_sparse_fp8", "triton_block_sparse_fp8_int8", "reference_fp8"])
-def test_a_dense_backend_in_fp8_is_named_as_records_name_it(name):
-    backend = build_dense_backend(name)
-    assert backend.name == name.replace("_fp8", f"_{backend.precision}").replace("_int8_int8", "_int8")
+@pytest.mark.parametrize("file", ["triton_block_sparse", "reference"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_dense_backend_in_8_bits_is_named_as_records_name_it(file, precision):
+    backend = build_dense_backend(f"{file}_{precision}")
+    assert (backend.name, backend.precision) == (f"{file}_{precision}", precision)
+
+
+def test_a_dense_backend_that_knows_no_precision_has_no_such_name():
     with pytest.raises(ValueError, match="dense_backend is 'cudnn_fp8'; it must be one of"):
         build_dense_backend("cudnn_fp8")
 

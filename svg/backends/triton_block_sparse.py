@@ -65,8 +65,8 @@ class TritonBlockSparseBackend:
 
         if query.is_cuda and (found := torch.cuda.get_device_capability(query.device)) < FP8_CAPABILITY:
             raise ValueError(
-                f"precision={self.precision} of triton_block_sparse needs compute capability 9.0 (Hopper) or newer, this GPU has "
-                f"{found[0]}.{found[1]}; use precision=bf16"
+                f"precision={self.precision} of triton_block_sparse needs compute capability 9.0 (Hopper) or newer, "
+                f"this GPU has {found[0]}.{found[1]}; use precision=bf16"
             )
         if query.shape[-1] not in fp8_attention.HEAD_DIMS:
             known = " or ".join(map(str, fp8_attention.HEAD_DIMS))

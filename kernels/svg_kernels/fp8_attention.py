@@ -28,9 +28,7 @@ class Settings:
         block_keys: Keys per step, likewise; at most 128.
         num_warps: Warps per program.
         num_stages: Depth of the software pipeline.
-        uses_descriptors: Whether tiles are moved by the tensor memory engine.
         is_two_stage: Whether each tile's output is added in float32, and not in the matrix unit's 14 bits.
-        is_lane_order: Whether values are read in the order that LANE_ORDER stores them in; false only to time it.
         is_split: Whether the output's channels are summed half by half, which takes fewer registers.
         most_registers: Registers per thread at most; None leaves it to the compiler.
     """
@@ -39,9 +37,7 @@ class Settings:
     block_keys: int
     num_warps: int
     num_stages: int
-    uses_descriptors: bool = True
     is_two_stage: bool = True
-    is_lane_order: bool = True
     is_split: bool = False
     most_registers: int | None = None
 
@@ -75,21 +71,14 @@ def prepare(
     block_queries = math.gcd(settings.block_queries, lists.query_size)
     block_keys = math.gcd(math.gcd(settings.block_keys, lists.key_size), BLOCK)
     tensors = {
-        "query": inputs.query.view(-1, head_dim),
-        "key": inputs.key.view(-1, head_dim),
-        "value": inputs.value.view(-1, padded_len),
+        "query": (inputs.query.view(-1, head_dim), [block_queries, head_dim]),
+        "key": (inputs.key.view(-1, head_dim), [block_keys, head_dim]),
+        "value": (inputs.value.view(-1, padded_len), [head_dim // 2 if settings.is_split else head_dim, block_keys]),
     }
-    if settings.uses_descriptors:
-        shapes = {
-            "query": [block_queries, head_dim],
-            "key": [block_keys, head_dim],
-            "value": [head_dim // 2 if settings.is_split else head_dim, block_keys],
-        }
-        tensors = {name: TensorDescriptor.from_tensor(x, shapes[name]) for name, x in tensors.items()}
     lookup = lists.lookup
     num_rows, row_split = lists.starts.shape[1], lists.query_size // block_queries
     arguments = {
-        **tensors,
+        **{name: TensorDescriptor.from_tensor(*matrix) for name, matrix in tensors.items()},
         "query_scale": inputs.query_scale,
         "key_scale": inputs.key_scale,
         "value_scale": inputs.value_scale,
@@ -121,12 +110,10 @@ def prepare(
         "SCALED_KEYS": BLOCK,
         "ROW_SPLIT": row_split,
         "KEY_SPLIT": lists.key_size // block_keys,
-        "USES_DESCRIPTORS": settings.uses_descriptors,
         "HAS_PARTIAL": lists.has_partial,
         "HAS_RAGGED_KEYS": lengths is not None or seq_len % lists.key_size > 0,
         "IS_INT8": inputs.query.dtype == torch.int8,
         "IS_TWO_STAGE": settings.is_two_stage,
-        "IS_LANE_ORDER": settings.is_lane_order,
         "IS_SPLIT": settings.is_split,
         "INTERPRET": is_interpreted(attention),
     }

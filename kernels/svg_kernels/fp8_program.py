@@ -17,17 +17,6 @@ FLOAT_OFFSET = tl.constexpr(12582912.0)
 
 
 @triton.jit
-def _tile(tensor, row, column, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr, USES_DESCRIPTORS: tl.constexpr):
-    """Return ``(ROWS, COLUMNS)`` from a row and a column on of a matrix with contiguous rows."""
-    if USES_DESCRIPTORS:
-        x = tensor.load([row, column])
-    else:
-        first = tensor + row.to(tl.int64) * stride + column
-        x = tl.load(first + (tl.arange(0, ROWS)[:, None] * stride + tl.arange(0, COLUMNS)[None, :]))
-    return x
-
-
-@triton.jit
 def to_e4m3(x, INTERPRET: tl.constexpr):
     """Return float32 numbers of at most 448 rounded to e4m3."""
     if INTERPRET:
@@ -52,17 +41,15 @@ def _scores(block, keys, IS_INT8: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.
 
 
 @triton.jit
-def _as_operand(x, IS_LANE_ORDER: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+def _as_operand(x, QUERIES: tl.constexpr, KEYS: tl.constexpr):
     """Return probabilities with the keys of each 16 in the order of the values: see ``fp8_model.LANE_ORDER``."""
-    if IS_LANE_ORDER:
-        x = tl.permute(x.reshape(QUERIES, KEYS // 16, 2, 4, 2), (0, 1, 3, 2, 4)).reshape(QUERIES, KEYS)
-    return x
+    return tl.permute(x.reshape(QUERIES, KEYS // 16, 2, 4, 2), (0, 1, 3, 2, 4)).reshape(QUERIES, KEYS)
 
 
 @triton.jit
 def _accumulate(
     scores, factor, values, more_values, total, more, peak, weight,
-    IS_INT8: tl.constexpr, IS_TWO_STAGE: tl.constexpr, IS_LANE_ORDER: tl.constexpr, MAY_BE_EMPTY: tl.constexpr,
+    IS_INT8: tl.constexpr, IS_TWO_STAGE: tl.constexpr, MAY_BE_EMPTY: tl.constexpr,
     INTERPRET: tl.constexpr, IS_SPLIT: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """Return the running output, maximum and sum of an online softmax after one more tile.
@@ -83,7 +70,7 @@ def _accumulate(
     probability = tl.exp2(scores * factor[:, None] + shift[:, None])
     decay = tl.exp2(peak - base)
     weight = weight * decay + tl.sum(probability, 1)
-    operand = _as_operand(to_e4m3(probability, INTERPRET), IS_LANE_ORDER, QUERIES, KEYS)
+    operand = _as_operand(to_e4m3(probability, INTERPRET), QUERIES, KEYS)
     if IS_TWO_STAGE:
         # Matrix units sum 8-bit products to 14 bits only: a tile's sum is short, the sum of tiles is kept in float32.
         total = total * decay[:, None] + tl.dot(operand, values.T)
@@ -106,14 +93,13 @@ def attention(
     stride_assignment_item, stride_assignment_head,
     num_items, num_heads, num_rows, num_heavy, seq_len, padded_len,
     HEAD_DIM: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, SCALED_KEYS: tl.constexpr,
-    ROW_SPLIT: tl.constexpr, KEY_SPLIT: tl.constexpr, USES_DESCRIPTORS: tl.constexpr, HAS_PARTIAL: tl.constexpr,
-    HAS_RAGGED_KEYS: tl.constexpr, IS_INT8: tl.constexpr, IS_TWO_STAGE: tl.constexpr, IS_LANE_ORDER: tl.constexpr,
-    IS_SPLIT: tl.constexpr, INTERPRET: tl.constexpr,
+    ROW_SPLIT: tl.constexpr, KEY_SPLIT: tl.constexpr, HAS_PARTIAL: tl.constexpr, HAS_RAGGED_KEYS: tl.constexpr,
+    IS_INT8: tl.constexpr, IS_TWO_STAGE: tl.constexpr, IS_SPLIT: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """Attend for one block of queries.
 
     Layout, contiguous, with ``padded_len`` a multiple of 128: query and key ``(items, heads, padded_len, HEAD_DIM)``
-    and value ``(items, heads, HEAD_DIM, padded_len)``, as pointers or as descriptors of matrices; query_scale
+    and value ``(items, heads, HEAD_DIM, padded_len)``, all three as descriptors of matrices; query_scale
     ``(items, heads, padded_len)``, key_scale one of every SCALED_KEYS keys, value_scale ``(items, heads, HEAD_DIM)``.
     ROW_SPLIT blocks of queries share a row of tiles; KEY_SPLIT steps walk through one tile.
     """
@@ -142,7 +128,7 @@ def attention(
         whole_count -= ((full_count > 0) & is_last_cut).to(tl.int32)
 
     first_token, first_channel = lane * padded_len, lane * HEAD_DIM
-    block = _tile(query, first_token + query_start, 0, HEAD_DIM, BLOCK_QUERIES, HEAD_DIM, USES_DESCRIPTORS)
+    block = query.load([first_token + query_start, 0])
     queries = query_start + tl.arange(0, BLOCK_QUERIES)
     row_scale = tl.load(query_scale + first_token + queries)
     CHANNELS: tl.constexpr = HEAD_DIM // 2 if IS_SPLIT else HEAD_DIM
@@ -158,17 +144,15 @@ def attention(
     for step in range(0, whole_count * KEY_SPLIT):
         key_start = tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
         tile = tl.load(tiles + (step + 1) // KEY_SPLIT)
-        keys = _tile(key, first_token + key_start, 0, HEAD_DIM, BLOCK_KEYS, HEAD_DIM, USES_DESCRIPTORS)
-        values = _tile(value, first_channel, key_start, padded_len, CHANNELS, BLOCK_KEYS, USES_DESCRIPTORS)
+        keys = key.load([first_token + key_start, 0])
+        values = value.load([first_channel, key_start])
         more_values = 0.0
         if IS_SPLIT:
-            more_values = _tile(
-                value, first_channel + CHANNELS, key_start, padded_len, CHANNELS, BLOCK_KEYS, USES_DESCRIPTORS
-            )
+            more_values = value.load([first_channel + CHANNELS, key_start])
         factor = row_scale * tl.load(key_scale + key_start // SCALED_KEYS)
         scores = _scores(block, keys, IS_INT8, BLOCK_QUERIES, BLOCK_KEYS)
         total, more, peak, weight = _accumulate(
-            scores, factor, values, more_values, total, more, peak, weight, IS_INT8, IS_TWO_STAGE, IS_LANE_ORDER,
+            scores, factor, values, more_values, total, more, peak, weight, IS_INT8, IS_TWO_STAGE,
             False, INTERPRET, IS_SPLIT, BLOCK_QUERIES, BLOCK_KEYS,
         )  # fmt: skip
 
@@ -180,13 +164,11 @@ def attention(
             tile = tl.load(tiles + step // KEY_SPLIT)
             key_start = tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
             if key_start < limit:
-                keys = _tile(key, first_token + key_start, 0, HEAD_DIM, BLOCK_KEYS, HEAD_DIM, USES_DESCRIPTORS)
-                values = _tile(value, first_channel, key_start, padded_len, CHANNELS, BLOCK_KEYS, USES_DESCRIPTORS)
+                keys = key.load([first_token + key_start, 0])
+                values = value.load([first_channel, key_start])
                 more_values = 0.0
                 if IS_SPLIT:
-                    more_values = _tile(
-                        value, first_channel + CHANNELS, key_start, padded_len, CHANNELS, BLOCK_KEYS, USES_DESCRIPTORS
-                    )
+                    more_values = value.load([first_channel + CHANNELS, key_start])
                 factor = row_scale * tl.load(key_scale + key_start // SCALED_KEYS)
                 columns = key_start + tl.arange(0, BLOCK_KEYS)
                 keep = (columns < limit)[None, :]
@@ -202,7 +184,7 @@ def attention(
                 scores = tl.where(keep, scores, -float("inf"))
                 total, more, peak, weight = _accumulate(
                     scores, factor, values, more_values, total, more, peak, weight, IS_INT8, IS_TWO_STAGE,
-                    IS_LANE_ORDER, True, INTERPRET, IS_SPLIT, BLOCK_QUERIES, BLOCK_KEYS,
+                    True, INTERPRET, IS_SPLIT, BLOCK_QUERIES, BLOCK_KEYS,
                 )  # fmt: skip
 
     # A query that keeps no key gets zeros.

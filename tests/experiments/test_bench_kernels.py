@@ -65,7 +65,7 @@ def test_sparse_attention_is_timed_beside_the_fastest_dense_backend_of_the_machi
 
 def test_a_wrong_kernel_gets_no_time(monkeypatch, tmp_path, capsys):
     wrong = torch.full((1,), torch.nan), torch.zeros(1)
-    monkeypatch.setattr(bench_kernels, "errors", lambda outputs, exact: (float(wrong[0]), 0.0))
+    monkeypatch.setattr(bench_kernels, "errors", lambda outputs, exact: (float(wrong[0]), 1.0))
     assert bench(monkeypatch, *small(tmp_path)) == 2
     assert "the kernel is wrong on this machine" in capsys.readouterr().err
     [path] = list_runs(tmp_path)

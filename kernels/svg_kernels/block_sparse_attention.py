@@ -91,44 +91,18 @@ def prepare(
     if uses_descriptors:
         rows = {"query": block_queries, "key": block_keys, "value": block_keys, "output": block_queries}
         tensors = {name: TensorDescriptor.from_tensor(x, [1, 1, rows[name], block_dim]) for name, x in tensors.items()}
-    lookup = lists.lookup
-    num_rows, row_split = lists.starts.shape[1], lists.query_size // block_queries
     arguments = {
         **tensors,
         **strides,
-        "starts": lists.starts,
-        "full_counts": lists.full_counts,
-        "partial_counts": lists.partial_counts,
-        "tiles": lists.tiles,
-        "row_order": lists.row_order,
-        "integers": lists.integers,
-        "assignment": assignment,
-        "lengths": lengths,
-        "lookup_query_tile": None if lookup is None else lookup.query_tile,
-        "lookup_key_tile": None if lookup is None else lookup.key_tile,
-        "lookup_states": None if lookup is None else lookup.states,
-        "lookup_places": None if lookup is None else lookup.places,
-        "stride_assignment_item": 0 if assignment.shape[0] == 1 else assignment.stride(0),
-        "stride_assignment_head": 0 if assignment.shape[1] == 1 else assignment.stride(1),
-        "num_items": batch,
-        "num_heads": num_heads,
-        "num_rows": num_rows,
-        "num_heavy": lists.num_heavy,
-        "seq_len": seq_len,
+        **lists.arguments(assignment, lengths, (batch, num_heads, seq_len), (block_queries, block_keys)),
         "scale_log2": head_dim**-0.5 * LOG2_E,
         "HEAD_DIM": head_dim,
         "BLOCK_DIM": block_dim,
-        "BLOCK_QUERIES": block_queries,
-        "BLOCK_KEYS": block_keys,
-        "ROW_SPLIT": row_split,
-        "KEY_SPLIT": lists.key_size // block_keys,
         "USES_DESCRIPTORS": uses_descriptors,
-        "HAS_PARTIAL": lists.has_partial,
-        "HAS_RAGGED_KEYS": lengths is not None or seq_len % lists.key_size > 0,
         "INTERPRET": is_interpreted(attention),
     }
     options = {"num_warps": settings.num_warps, "num_stages": settings.num_stages}
-    return Launch(attention, (batch * num_heads * num_rows * row_split,), arguments, options)
+    return Launch(attention, (batch * num_heads * lists.num_programs(block_queries),), arguments, options)
 
 
 AXES = ("item", "head", "token")

@@ -75,8 +75,6 @@ def prepare(
         "key": (inputs.key.view(-1, head_dim), [block_keys, head_dim]),
         "value": (inputs.value.view(-1, padded_len), [head_dim // 2 if settings.is_split else head_dim, block_keys]),
     }
-    lookup = lists.lookup
-    num_rows, row_split = lists.starts.shape[1], lists.query_size // block_queries
     arguments = {
         **{name: TensorDescriptor.from_tensor(*matrix) for name, matrix in tensors.items()},
         "query_scale": inputs.query_scale,
@@ -84,34 +82,10 @@ def prepare(
         "value_scale": inputs.value_scale,
         "output": output,
         **{f"stride_output_{axis}": output.stride(i) for i, axis in enumerate(wide.AXES)},
-        "starts": lists.starts,
-        "full_counts": lists.full_counts,
-        "partial_counts": lists.partial_counts,
-        "tiles": lists.tiles,
-        "row_order": lists.row_order,
-        "integers": lists.integers,
-        "assignment": assignment,
-        "lengths": lengths,
-        "lookup_query_tile": None if lookup is None else lookup.query_tile,
-        "lookup_key_tile": None if lookup is None else lookup.key_tile,
-        "lookup_states": None if lookup is None else lookup.states,
-        "lookup_places": None if lookup is None else lookup.places,
-        "stride_assignment_item": 0 if assignment.shape[0] == 1 else assignment.stride(0),
-        "stride_assignment_head": 0 if assignment.shape[1] == 1 else assignment.stride(1),
-        "num_items": batch,
-        "num_heads": num_heads,
-        "num_rows": num_rows,
-        "num_heavy": lists.num_heavy,
-        "seq_len": seq_len,
+        **lists.arguments(assignment, lengths, (batch, num_heads, seq_len), (block_queries, block_keys)),
         "padded_len": padded_len,
         "HEAD_DIM": head_dim,
-        "BLOCK_QUERIES": block_queries,
-        "BLOCK_KEYS": block_keys,
         "SCALED_KEYS": BLOCK,
-        "ROW_SPLIT": row_split,
-        "KEY_SPLIT": lists.key_size // block_keys,
-        "HAS_PARTIAL": lists.has_partial,
-        "HAS_RAGGED_KEYS": lengths is not None or seq_len % lists.key_size > 0,
         "IS_INT8": inputs.query.dtype == torch.int8,
         "IS_TWO_STAGE": settings.is_two_stage,
         "IS_SPLIT": settings.is_split,
@@ -122,7 +96,7 @@ def prepare(
     options = {"num_warps": num_warps, "num_stages": settings.num_stages}
     if settings.most_registers is not None:
         options["maxnreg"] = settings.most_registers
-    return Launch(attention, (batch * num_heads * num_rows * row_split,), arguments, options)
+    return Launch(attention, (batch * num_heads * lists.num_programs(block_queries),), arguments, options)
 
 
 def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -136,6 +136,54 @@ class TileLists:
             bool(partial_counts.any()),
             lookup,
         )
+
+    def num_programs(self, block_queries: int) -> int:
+        """Return how many programs a head takes, of so many queries each."""
+        return self.starts.shape[1] * (self.query_size // block_queries)
+
+    def arguments(
+        self,
+        assignment: torch.Tensor,
+        lengths: torch.Tensor | None,
+        sizes: tuple[int, int, int],
+        block: tuple[int, int],
+    ) -> dict[str, Any]:
+        """Return what a kernel is given to find the tiles that each of its programs computes.
+
+        Args:
+            assignment: int64 ``(batch|1, num_heads|1)``, the pattern of each head.
+            lengths: int64 ``(batch,)``: keys at or past it get no attention; None where all count.
+            sizes: Batch, heads and tokens.
+            block: Queries and keys that a program takes at a time; they divide a tile's.
+        """
+        (batch, num_heads, seq_len), lookup = sizes, self.lookup
+        return {
+            "starts": self.starts,
+            "full_counts": self.full_counts,
+            "partial_counts": self.partial_counts,
+            "tiles": self.tiles,
+            "row_order": self.row_order,
+            "integers": self.integers,
+            "assignment": assignment,
+            "lengths": lengths,
+            "lookup_query_tile": None if lookup is None else lookup.query_tile,
+            "lookup_key_tile": None if lookup is None else lookup.key_tile,
+            "lookup_states": None if lookup is None else lookup.states,
+            "lookup_places": None if lookup is None else lookup.places,
+            "stride_assignment_item": 0 if assignment.shape[0] == 1 else assignment.stride(0),
+            "stride_assignment_head": 0 if assignment.shape[1] == 1 else assignment.stride(1),
+            "num_items": batch,
+            "num_heads": num_heads,
+            "num_rows": self.starts.shape[1],
+            "num_heavy": self.num_heavy,
+            "seq_len": seq_len,
+            "BLOCK_QUERIES": block[0],
+            "BLOCK_KEYS": block[1],
+            "ROW_SPLIT": self.query_size // block[0],
+            "KEY_SPLIT": self.key_size // block[1],
+            "HAS_PARTIAL": self.has_partial,
+            "HAS_RAGGED_KEYS": lengths is not None or seq_len % self.key_size > 0,
+        }
 
     def keep(self, pattern: int, seq_len: int, rows: torch.Tensor) -> torch.Tensor:
         """Return what a pattern keeps at some queries, bool ``(rows, seq_len)`` on the rows' device: for judges."""

@@ -265,7 +265,7 @@ def test_a_job_of_a_sweep_that_is_refused_is_a_failed_row_of_the_table(tiny, cal
     table = step_table(load.measurements(tmp_path / "runs"), load.runs(tmp_path / "runs")).set_index("status")
     assert set(table.index) == {"failed", "complete"}
     assert "model.width is 100" in table.loc["failed", "error"]
-    assert table.loc["failed", "call"] == "–" and table.loc["complete", "call"] == "1 × 3 × 864 × 64"
+    assert table.loc["failed", "call"] == "–" and table.loc["complete", "call"] == "1 × 3 × 864 × 64, 2 layers"
 
 
 def test_a_backend_that_is_wrong_has_no_time(tiny, call, tmp_path, monkeypatch):

@@ -32,9 +32,9 @@ def wait_for(condition, process, seconds=120):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.timeout(1200))])
-def test_a_sweep_killed_at_any_moment_and_started_again_leaves_what_one_never_killed_leaves(sparse, tmp_path, kills):
-    runs = tmp_path / "runs"
+@pytest.mark.timeout(1200)
+def test_a_sweep_killed_at_any_moment_and_started_again_leaves_what_one_never_killed_leaves(sparse, tmp_path):
+    runs, kills = tmp_path / "runs", 50
     few = ("quality.metrics=[psnr]", "dense_backend=sdpa", "method=svg", "method.sparsity=0.7,0.8,0.9")
     line = [sys.executable, "-m", "tests.experiments.killed_sweeps", str(runs), str(kills), *sparse, *few]
     done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=1100)
@@ -42,7 +42,7 @@ def test_a_sweep_killed_at_any_moment_and_started_again_leaves_what_one_never_ki
     killed, finished, videos, _ = map(float, done.stdout.split())
     assert (killed, videos) == (kills, 3)
     # Half of the moments lie so late that a sweep which goes on comes to its end now and then.
-    assert finished > 0 or kills < 10
+    assert finished > 0
 
 
 @pytest.mark.slow

@@ -100,8 +100,8 @@ def _composed(rows: Rows, cell: Cell, run: str, times: float) -> Pair | None:
 def _size(rows: Rows, cell: Cell) -> tuple[float, float] | None:
     """Return the tokens and the layers that a value is of, as its plan counts them; None where it has no plan."""
     for plan in rows.find("plan", cell.find)[-1:]:
-        tokens, layers = (rows.sample(plan, name) for name in ("seq_len", "num_layers"))
-        return tuple(math.nan if one is None else one.value for one in (tokens, layers))  # type: ignore[return-value]
+        tokens, layers = rows.sample(plan, "seq_len"), rows.sample(plan, "num_layers")
+        return math.nan if tokens is None else tokens.value, math.nan if layers is None else layers.value
     return None
 
 

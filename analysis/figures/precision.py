@@ -9,7 +9,16 @@ import pandas as pd
 
 from analysis.figures import look
 from analysis.figures.floor import floor_notes
-from analysis.figures.series import DENSITY, MissingRows, draw_curves, drawable, families, interval_note, means_of
+from analysis.figures.series import (
+    DENSITY,
+    MissingRows,
+    draw_curves,
+    drawable,
+    families,
+    interval_note,
+    means_of,
+    texts_of,
+)
 from analysis.summary import FORMATS
 
 _ERROR = "check_relative_error"
@@ -48,8 +57,7 @@ def precision_over_density(
         MissingRows: If no two runs with such a quality differ in ``backend.precision``.
     """
     found, notes = drawable(measurements, runs, [quantity, "density_executed"], protocol=protocol, makes=_MAKES)
-    precisions = runs.set_index("run_id").get("config.backend.precision", pd.Series(dtype=object))
-    found["precision"] = found["runs"].str[0].map(precisions)
+    found["precision"] = texts_of(found, runs, "backend.precision")
     found = found[found["precision"].notna() & (found["method"] != "dense")]
     has_both = found.groupby(["model", "method"])["precision"].transform("nunique") > 1
     found = found[has_both]

@@ -82,11 +82,13 @@ def differing(knobs: pd.Series) -> set[str]:
 
 def settings_of(table: pd.DataFrame, runs: pd.DataFrame, name: str) -> pd.Series:
     """Return a setting of each row's method as a number, NaN where it has none."""
-    column = f"config.method.{name}"
-    if column not in runs:
-        return pd.Series(math.nan, table.index)
-    values = runs.set_index("run_id")[column]
-    return pd.to_numeric(table["runs"].str[0].map(values), errors="coerce").astype(float)
+    return pd.to_numeric(texts_of(table, runs, f"method.{name}"), errors="coerce").astype(float)
+
+
+def texts_of(table: pd.DataFrame, runs: pd.DataFrame, name: str) -> pd.Series:
+    """Return a setting of each row, by its place such as ``backend.precision``, as recorded; NaN where it has none."""
+    values = runs.set_index("run_id").get(f"config.{name}", pd.Series(dtype=object))
+    return table["runs"].str[0].map(values)
 
 
 def means_of(measurements: pd.DataFrame, table: pd.DataFrame, quantity: str) -> pd.DataFrame:

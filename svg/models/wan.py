@@ -12,6 +12,7 @@ from svg.layout import TokenLayout
 from svg.models._fused import Placing, fused
 from svg.models._inputs import projected
 from svg.models._processor import SelfAttention
+from svg.models._sizes import check_frames, check_pixels, check_positions
 from svg.models._text import TextCount, counted, most_tokens
 from svg.plan import AttentionInputs
 
@@ -50,28 +51,14 @@ class WanAdapter:
             num_frames: Frames of the video, not of the latents.
         """
         config: Any = self.transformers(pipeline)[0].config
-        per_latent = pipeline.vae_scale_factor_temporal
-        if (num_frames - 1) % per_latent:
-            nearest = max(0, round((num_frames - 1) / per_latent)) * per_latent + 1
-            raise ValueError(
-                f"model.num_frames is {num_frames}; this model takes {per_latent}k + 1 frames, such as {nearest}"
-            )
-        counts = [(num_frames - 1) // per_latent + 1]
-        sides = zip(
-            ("height", "width"), (height, width), config.patch_size[1:], self.size_multiples(pipeline), strict=True
-        )
+        check_frames(num_frames, pipeline.vae_scale_factor_temporal)
+        latent_frames = (num_frames - 1) // pipeline.vae_scale_factor_temporal + 1
+        check_positions("num_frames", latent_frames, config.rope_max_seq_len)
+        _, *patches = config.patch_size
+        sides = zip(("height", "width"), (height, width), patches, self.size_multiples(pipeline), strict=True)
         for name, pixels, patch, multiple in sides:
-            if pixels % multiple:
-                nearest = max(1, round(pixels / multiple)) * multiple
-                raise ValueError(
-                    f"model.{name} is {pixels}; this model takes multiples of {multiple}, such as {nearest}"
-                )
-            counts.append(pixels // (pipeline.vae_scale_factor_spatial * patch))
-        for name, count in zip(("num_frames", "height", "width"), counts, strict=True):
-            if count > config.rope_max_seq_len:
-                raise ValueError(
-                    f"model.{name} makes {count} positions; this model knows at most {config.rope_max_seq_len}"
-                )
+            check_pixels(name, pixels, multiple)
+            check_positions(name, pixels // (pipeline.vae_scale_factor_spatial * patch), config.rope_max_seq_len)
 
     def size_multiples(self, pipeline: Any) -> tuple[int, int]:
         """Return what height and width must be multiples of, in pixels."""

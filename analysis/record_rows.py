@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.hardware import column, is_counted
-from analysis.steps import is_compiled, step_runs
+from analysis.steps import LINEAR_PRECISION, is_compiled, linear_words, step_runs
 
 # Which steps stay dense changes how many of each kind there are, not what one takes.
 _NOT_OF_A_STEP = ("first_times_fp",)
@@ -70,6 +70,9 @@ class Rows:
     def find(self, kind: str, find: Mapping[str, str]) -> list[str]:
         """Return the ids of the runs of a kind (``plan``, ``step`` or ``kernel``) that fit, the last one last."""
         runs, wanted = self._kinds[kind], dict(find)
+        if LINEAR_PRECISION.removeprefix("config.") not in find:
+            # With linear layers in 8 bits everything is another one.
+            runs = runs[~column(runs, LINEAR_PRECISION).isin(["fp8"])]
         if kind == "step":
             wanted = {name: text for name, text in find.items() if name not in _NOT_OF_A_STEP}
             if PRECISION not in find:
@@ -102,7 +105,8 @@ class Rows:
         """Return what a timed step is of: model, backends, whether its blocks were compiled, layers."""
         names = (self.fact(run_id, name) for name in ("model", "backend", "dense_backend"))
         blocks = "compiled" if self._compiled else "not compiled"
-        return "{}, {} over dense {}, blocks {}, {:g} layers".format(*names, blocks, self.size(run_id)[1])
+        words = "{}, {} over dense {}, blocks {}, {:g} layers".format(*names, blocks, self.size(run_id)[1])
+        return words + linear_words(self._facts.loc[run_id])
 
     def prompts(self, run_id: str, quantity: str) -> list[str]:
         """Return the prompts that a run has a value of."""

@@ -16,7 +16,7 @@ import pandas as pd
 from analysis import load
 from analysis.figures.look import in_one_look, save
 from analysis.hardware import machine
-from analysis.steps import step_runs
+from analysis.steps import linear_words, step_runs
 from svg.results import RecordError
 
 if TYPE_CHECKING:
@@ -40,10 +40,11 @@ def roofline_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFra
         runs: From `analysis.load.runs`.
 
     Returns:
-        Columns ``model``, ``backend`` (the dense one's of a dense step), ``gpu`` (or the CPU), ``kind``, ``step_s``,
-        ``floor_s``, ``share`` (of the step's time that its floor is), ``attention_share``, ``video_s`` (whole where it
-        was run, else composed), ``video_floor_s`` (predicted from its operations), ``floor_P`` for the parts of the
-        floor and ``phase_P`` for the phases of the step; times in seconds.
+        Columns ``model``, ``backend`` (the dense one's of a dense step, and whether linear layers are in FP8), ``gpu``
+        (or the CPU), ``kind``, ``step_s``, ``floor_s``, ``share`` (of the step's time that its floor is),
+        ``attention_share``, ``video_s`` (whole where it was run, else composed), ``video_floor_s`` (predicted from its
+        operations), ``floor_P`` for the parts of the floor and ``phase_P`` for the phases of the step; times in
+        seconds.
     """
     chosen = step_runs(runs)
     chosen = chosen[chosen["status"] == "complete"].sort_values(["model", "backend", "created"], kind="stable")
@@ -57,7 +58,7 @@ def roofline_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFra
                 continue
             row = {
                 "model": run["model"],
-                "backend": run["dense_backend"] if prefix else run["backend"],
+                "backend": (run["dense_backend"] if prefix else run["backend"]) + linear_words(run),
                 "gpu": machine(run),
                 "kind": kind,
                 "step_s": values[run["run_id"], f"{prefix}step_s", ""],

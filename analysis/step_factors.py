@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.steps import step_runs
+from analysis.steps import linear_words, step_runs
 
 FACTORS = ["from_tiles", "from_kernel", "from_deciding", "from_rest"]
 _PHASES = ("attention", "profiling", "reordering", "rest")
@@ -28,9 +28,9 @@ def step_factors(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame
         runs: From `analysis.load.runs`; complete ones of ``experiments.step_latency`` count.
 
     Returns:
-        Columns ``model``, ``backend``, ``dense_backend``, ``gpu``, ``attention_share`` (of the dense step),
-        ``tile_share`` (of attention's operations that the sparse step computes, dense layers included), ``speedup``,
-        and those of ``FACTORS``.
+        Columns ``model``, ``backend`` (and whether linear layers are in FP8), ``dense_backend``, ``gpu``,
+        ``attention_share`` (of the dense step), ``tile_share`` (of attention's operations that the sparse step
+        computes, dense layers included), ``speedup``, and those of ``FACTORS``.
     """
     rows = []
     for run, values in _steps(measurements, runs):
@@ -65,10 +65,10 @@ def video_costs(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         runs: From `analysis.load.runs`; complete ones of ``experiments.step_latency`` count.
 
     Returns:
-        Columns ``model``, ``backend``, ``dense_backend``, ``gpu``, ``steps``, ``dense_steps`` (that stay dense; missing
-        unless the method counts them, ``threshold_rule=step_index``), ``dense_s`` and ``sparse_s`` (seconds of all
-        steps; text encoding and decoding left out), ``speedup``, ``videos_per_day`` (sparse, on one GPU) and
-        ``memory_gib``.
+        Columns ``model``, ``backend`` (likewise), ``dense_backend``, ``gpu``, ``steps``, ``dense_steps`` (that stay
+        dense; missing unless the method counts them, ``threshold_rule=step_index``), ``dense_s`` and ``sparse_s``
+        (seconds of all steps; text encoding and decoding left out), ``speedup``, ``videos_per_day`` (sparse, on one
+        GPU) and ``memory_gib``.
     """
     rows = []
     for run, values in _steps(measurements, runs):
@@ -95,8 +95,8 @@ def _steps(measurements: pd.DataFrame, runs: pd.DataFrame) -> list[tuple[dict[st
     found = measurements["value"].groupby(keys).first()
     return [
         (
-            {name: run[name] for name in ("run_id", "model", "backend", "dense_backend")}
-            | {"gpu": run.get("provenance.gpu.name")},
+            {name: run[name] for name in ("run_id", "model", "dense_backend")}
+            | {"backend": run["backend"] + linear_words(run), "gpu": run.get("provenance.gpu.name")},
             found.loc[run["run_id"]].to_dict(),
         )
         for run in chosen.to_dict("records")

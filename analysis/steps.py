@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from analysis.hardware import column
 
+# Where a record says it of the linear layers; where it does not, they are in the model's own precision.
+LINEAR_PRECISION = "config.model.linear_precision"
 # Column: (heading, quantity, how a value is written).
 COLUMNS = {
     "density": ("density", "density_executed", "{:.3f}"),
@@ -38,6 +43,11 @@ def is_compiled(runs: pd.DataFrame) -> pd.Series:
     return column(runs, "config.compile").map(lambda value: str(value) == "True").astype(bool)
 
 
+def linear_words(run: Mapping[Any, Any]) -> str:
+    """Return what a label says of a run's linear layers: nothing where they are in the model's own precision."""
+    return ", FP8 linear layers" if str(run.get(LINEAR_PRECISION)) == "fp8" else ""
+
+
 def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each run that timed a single step, by model and backend; failed ones too.
 
@@ -47,9 +57,9 @@ def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns ``run_id``, ``model``, ``call`` (``batch x heads x tokens x channels``, layers), ``backend``,
-        ``dense_backend``, ``is_compiled`` (the transformer's blocks), ``status``, ``error``, ``n`` (repetitions of the
-        dense step), and those of ``COLUMNS``, NaN where nothing was measured. Times are medians in seconds; the density
-        is by tiles.
+        ``dense_backend``, ``is_compiled`` (the transformer's blocks), ``linear`` (words on its linear layers),
+        ``status``, ``error``, ``n`` (repetitions of the dense step), and those of ``COLUMNS``, NaN where nothing was
+        measured. Times are medians in seconds; the density is by tiles.
     """
     chosen = step_runs(runs).sort_values(["model", "backend", "created"], kind="stable")
     is_whole = measurements["protocol"].isna() | (measurements["protocol"] == "tile")
@@ -64,7 +74,7 @@ def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         # A step of a model that is cut to a few layers is another one.
         call += "" if layers is None or pd.isna(layers) else f", {int(layers)} layers"
         row |= {"call": "–" if any(map(pd.isna, sizes)) else call, "error": run["error.message"]}
-        row["is_compiled"] = run["is_compiled"]
+        row |= {"is_compiled": run["is_compiled"], "linear": linear_words(run)}
         row["n"] = _value(values, run["run_id"], "dense_step_s", "n")
         row |= {name: _value(values, run["run_id"], quantity) for name, (_, quantity, _) in COLUMNS.items()}
         rows.append(row)
@@ -77,7 +87,7 @@ def step_lines(measurements: pd.DataFrame, runs: pd.DataFrame) -> tuple[list[lis
     lines = [list(HEADINGS)]
     for row in table.to_dict("records"):
         compiled = ", compiled" if row["is_compiled"] else ""
-        named = [row["model"], row["call"], f"{row['backend']} vs {row['dense_backend']}{compiled}"]
+        named = [row["model"], row["call"], f"{row['backend']} vs {row['dense_backend']}{compiled}{row['linear']}"]
         if row["status"] == "complete":
             cells = [_text(row[name], form) for name, (_, _, form) in COLUMNS.items()]
             lines.append([*named, *cells, str(int(row["n"]))])

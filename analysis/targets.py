@@ -15,6 +15,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis import load
+from analysis.hardware import column
+from analysis.steps import LINEAR_PRECISION
 from analysis.writer import line
 from svg.results import RecordError, list_runs
 
@@ -90,6 +92,8 @@ def judge(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> Verdi
         return Verdict(claim, None, None, NOT_MEASURED)
     chosen = runs[(runs["status"] == "complete") & gpus.fillna("").str.contains(GPU)]
     without: list[str] = []
+    if LINEAR_PRECISION not in claim.where:
+        chosen = chosen[~column(chosen, LINEAR_PRECISION).isin(["fp8"])]
     for name, wanted in claim.where.items():
         chosen = _having(chosen, name, wanted)
     for name, wanted in claim.rather.items():
@@ -98,17 +102,17 @@ def judge(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> Verdi
             chosen = better
         else:
             without.append(f"{name.rpartition('.')[2]}={wanted}".lower())
-    [(column, values)] = claim.each.items() or [(None, [None])]
+    [(varied, values)] = claim.each.items() or [(None, [None])]
     found: list[tuple[float, str]] = []
     missing = []
     for value in values:
-        newest = _newest(claim, chosen if column is None else _having(chosen, column, value), measurements)
+        newest = _newest(claim, chosen if varied is None else _having(chosen, varied, value), measurements)
         if newest is None:
             missing.append(value)
         else:
             found.append(newest)
     if missing:
-        at = "" if not found else f" at {str(column).rpartition('.')[2]} {', '.join(map(str, missing))}"
+        at = "" if not found else f" at {str(varied).rpartition('.')[2]} {', '.join(map(str, missing))}"
         return Verdict(claim, None, None, NOT_MEASURED + at)
     value, gpu = (min if claim.better == "higher" else max)(found)
     short = value / claim.target - 1 if claim.better == "lower" else 1 - value / claim.target
@@ -116,9 +120,9 @@ def judge(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> Verdi
     return Verdict(claim, value, gpu, ", without ".join([said, *without]))
 
 
-def _having(runs: pd.DataFrame, column: str, value: Any) -> pd.DataFrame:
+def _having(runs: pd.DataFrame, name: str, value: Any) -> pd.DataFrame:
     """Return the runs that have a value in a column; none where there is no such column."""
-    return runs[(runs[column] == value).fillna(False)] if column in runs else runs.iloc[:0]
+    return runs[(runs[name] == value).fillna(False)] if name in runs else runs.iloc[:0]
 
 
 def _newest(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> tuple[float, str] | None:

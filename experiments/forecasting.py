@@ -11,6 +11,7 @@ from experiments.building import build_method
 from experiments.schema import GeometryConfig, ModelConfig, PlanConfig, TransformerConfig
 from svg.cost.flops import PETA
 from svg.cost.forecast import MIB, TransformerSize, plan_bytes, sparse_share
+from svg.cost.memory import GIB
 from svg.cost.roofline import gpu_by_name
 from svg.layout import TokenLayout
 from svg.methods.dense import Dense
@@ -45,6 +46,7 @@ def forecast(config: PlanConfig, names: Any) -> dict[str, Any]:
     predictions = model.num_inference_steps * branches
     attention = predictions * size.attention_flops(layout.seq_len)
     other = predictions * size.other_flops(layout.seq_len)
+    fp8 = predictions * size.fp8_flops(layout.seq_len)
 
     density = _density(method, layout)
     sparse = 0.0
@@ -81,11 +83,15 @@ def forecast(config: PlanConfig, names: Any) -> dict[str, Any]:
         "attention_share": attention / (attention + other),
         "gpu": gpu.name,
         "peak_tflops": gpu.peak_tflops,
-        "floor_dense_s": gpu.floor_s(attention, other),
-        "floor_s": None if overall is None else gpu.floor_s(attention * overall, other),
-        "reachable_dense_s": gpu.reachable_s(attention, other),
-        "reachable_s": None if overall is None else gpu.reachable_s(attention * overall, other),
-        "speedup_limit": (attention + other) / other,
+        "fp8_tflops": gpu.fp8_tflops if size.is_fp8 else None,
+        "floor_dense_s": gpu.floor_s(attention, other, fp8),
+        "floor_s": None if overall is None else gpu.floor_s(attention * overall, other, fp8),
+        # Products in FP8 were not measured.
+        "reachable_dense_s": None if fp8 else gpu.reachable_s(attention, other),
+        "reachable_s": None if fp8 or overall is None else gpu.reachable_s(attention * overall, other),
+        "speedup_limit": gpu.floor_s(attention, other, fp8) / gpu.floor_s(0, other, fp8),
+        "linear_precision": model.linear_precision,
+        "video_weights_gib": size.video_weight_bytes(getattr(torch, model.dtype).itemsize) / GIB,
         "plan_mib": None if density is None else _plan_mib(method, layout, transformer.num_heads),
         "rates": gpu.source if gpu.measured is None else f"{gpu.source}; reachable: {gpu.measured}",
     }
@@ -176,6 +182,7 @@ def size_of(model: ModelConfig, transformer: TransformerConfig) -> TransformerSi
         cross_dim=transformer.cross_dim,
         num_cross_tokens=cross_tokens,
         num_single_layers=transformer.diffusers.get("num_single_layers", 0),
+        is_fp8=model.linear_precision == "fp8",
     )
 
 

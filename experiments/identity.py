@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from experiments.building import dense_backend_modules
-from experiments.schema import Config
+from experiments.schema import Config, ModelConfig
 from svg import models, provenance
 from svg.code_hash import code_hash
 from svg.results import config_hash
@@ -66,6 +67,16 @@ class Checked:
     @cached_property
     def hash(self) -> str:
         return config_hash(self.settings)
+
+
+def model_settings(model: ModelConfig, without: Collection[str]) -> dict[str, Any]:
+    """Return a model's settings for a record, by name.
+
+    The precision of linear layers stands there where it is not the model's own, so that records from before there was
+    a choice are of the same model.
+    """
+    without = {*without, *(["linear_precision"] if model.linear_precision == "bf16" else [])}
+    return {name: value for name, value in asdict(model).items() if name not in without}
 
 
 def code_of(config: Config, method: Any, backend: Any, device_type: str, *more: str) -> str:

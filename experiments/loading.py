@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from experiments import weights
+from experiments import fp8_linear, weights
 from experiments.parts import guardrail_parts, set_vae_tiling
 from experiments.schema import ModelConfig
 from svg import models
@@ -160,12 +160,13 @@ def load_pipeline(model: ModelConfig, folder: Path, device: torch.device) -> Any
     """Return the pipeline in ``folder`` on a device; loaded once for a sweep in one process.
 
     Raises:
-        ValueError: If the files cannot be loaded.
+        ValueError: If the files cannot be loaded, or the linear layers cannot have the precision that is asked for.
     """
     marks = tuple((file.as_posix(), file.stat().st_mtime_ns) for file in _files(folder))
     sampler = (model.flow_shift, model.boundary_ratio)
     dtypes = (model.dtype, model.vae_dtype or model.dtype)
-    pipeline = _load(model.pipeline, folder, *dtypes, *sampler, model.guardrail, device, marks)
+    is_fp8 = model.linear_precision == "fp8"
+    pipeline = _load(model.pipeline, folder, *dtypes, is_fp8, *sampler, model.guardrail, device, marks)
     set_vae_tiling(pipeline, model.vae_tiling)
     return pipeline
 
@@ -176,6 +177,7 @@ def _load(
     folder: Path,
     dtype: str,
     vae_dtype: str,
+    is_fp8: bool,
     flow_shift: float | None,
     boundary_ratio: float | None,
     guardrail: bool | None,
@@ -190,6 +192,8 @@ def _load(
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
     parts = guardrail_parts(name, guardrail)
+    if is_fp8:
+        parts["quantization_config"] = fp8_linear.for_pipeline(name, transformer_parts(folder), device)
     types = {"default": getattr(torch, dtype), "vae": getattr(torch, vae_dtype)}
     if (folder / "image_encoder").is_dir():
         # Small, and like the autoencoder run once a video.
@@ -203,12 +207,21 @@ def _load(
             why = " ".join(str(error).split())[:300]
             raise ValueError(f"model.path={folder} cannot be loaded as {name}: {why}") from error
     weights.check_parts(folder, pipeline.components)
+    if is_fp8:
+        for transformer in models.adapter_for(pipeline).transformers(pipeline):
+            fp8_linear.check_layers(transformer, name)
     if flow_shift is not None:
         pipeline.scheduler = with_flow_shift(pipeline.scheduler, flow_shift)
     if boundary_ratio is not None and getattr(pipeline, "transformer_2", None) is not None:
         pipeline.register_to_config(boundary_ratio=boundary_ratio)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def transformer_parts(folder: Path) -> list[str]:
+    """Return what the transformers of a pipeline's folder are called in it: one, or two experts."""
+    index = _read_json(folder / "model_index.json")
+    return [part for part, kind in index.items() if part.startswith("transformer") and kind[0] is not None]
 
 
 def with_flow_shift(scheduler: Any, flow_shift: float) -> Any:

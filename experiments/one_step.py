@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from experiments import fp8_linear
 from experiments.building import check_keys
 from experiments.forecasting import grid_of
 from experiments.random_steps import Request, family_of
@@ -112,6 +113,8 @@ def build_step(
     sizes = model.transformer
     grid = grid_of(model, sizes)
     transformer = build_transformer(family, sizes, getattr(torch, model.dtype), device, seed, blocks)
+    if model.linear_precision == "fp8":
+        fp8_linear.quantise(transformer, model.pipeline, device)
     timesteps = torch.tensor(grid, device=device)
     denoiser = Denoiser(transformer, SimpleNamespace(timesteps=timesteps), model.guidance_scale)
     num_layers = len(adapter.self_attentions(transformer))

@@ -34,10 +34,12 @@ ROWS = {
     "pflops_dense": ("operations, dense", "{pflops_dense:.4g} PFLOP, {attention_share:.1%} in self-attention"),
     "pflops_sparse": ("operations, sparse", "{pflops_sparse:.4g} PFLOP"),
     "floor_dense_s": ("least time, dense", "{floor_dense_s:.4g} s at the peak of {peak_tflops:g} TFLOP/s"),
+    "fp8_tflops": ("of it in FP8", "the layers of all video tokens, at the peak of {fp8_tflops:g} TFLOP/s"),
     "floor_s": ("least time, sparse", "{floor_s:.4g} s"),
     "reachable_dense_s": ("reachable, dense", "{reachable_dense_s:.4g} s"),
     "reachable_s": ("reachable, sparse", "{reachable_s:.4g} s"),
     "speedup_limit": ("speed-up without any self-attention", "{speedup_limit:.2f}x"),
+    "video_weights_gib": ("weights of the layers of all video tokens", "{video_weights_gib:.2f} GiB"),
     "plan_mib": ("memory of the plan", "{plan_mib:.1f} MiB"),
 }
 

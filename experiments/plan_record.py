@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from experiments import resuming
 from experiments.building import build_method
-from experiments.identity import Checked, Names
+from experiments.identity import Checked, Names, model_settings
 from experiments.planning import fields_of
 from experiments.schema import PlanConfig
 from svg import provenance
@@ -105,7 +104,7 @@ def _checked(config: PlanConfig, names: Names) -> CountedPlan:
     without = ("path", "revision", "method_defaults", "upstream")
     settings = {
         "forecast": {"gpu": config.gpu, "text_tokens": config.text_tokens},
-        "model": {name: value for name, value in asdict(config.model).items() if name not in without},
+        "model": model_settings(config.model, without),
         "method": {**fields_of(method), "_target_": config.method["_target_"]},
         "code": code_hash(type(method).__module__, "experiments.forecasting"),
     }

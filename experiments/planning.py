@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments import prompting
+from experiments import fp8_linear, prompting
 from experiments.building import build_backend, build_dense_backend, build_method
-from experiments.identity import Checked, Names, code_of
+from experiments.identity import Checked, Names, code_of, model_settings
 from experiments.loading import find_folder, find_folder_here, fingerprint
 from experiments.schema import Config
 from svg.methods.dense import Dense
@@ -50,6 +50,7 @@ def check(config: Config, names: Names, may_download: bool = True) -> Plan:
         ValueError: If a setting is wrong; one line that names it, its value and the rule.
     """
     device = pick_device(config.device)
+    fp8_linear.check(config.model, device)
     method = build_method(config.method, config.model.method_defaults, config.model.upstream)
     backend = build_backend(config.backend, device.type)
     if config.dense_backend != "auto":
@@ -74,7 +75,7 @@ def check(config: Config, names: Names, may_download: bool = True) -> Plan:
     prompting.check_images(prompts, config.model)
     # The weights count, wherever they lie and whatever they are called; defaults have gone into the method.
     without = ("path", "revision", "method_defaults", "upstream", "geometry", "transformer")
-    model = {name: value for name, value in asdict(config.model).items() if name not in without}
+    model = model_settings(config.model, without)
     sample = statistics_of(config, method)
     is_copy = isinstance(method, Dense) and config.backend.get("name") == "auto"
     settings = {

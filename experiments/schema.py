@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 DTYPES = ("float32", "bfloat16", "float16")
+LINEAR_PRECISIONS = ("bf16", "fp8")
 TRACKING_MODES = ("off", "offline", "online")
 TEXT_PLACES = ("none", "first", "last")
 GUIDANCES = ("two_forwards", "batched", "embedded")
@@ -91,6 +92,8 @@ class ModelConfig:
     revision: str | None = None
     dtype: str = "float32"
     vae_dtype: str | None = None
+    # Of the linear layers that every video token goes through; "bf16": dtype, whatever that is.
+    linear_precision: str = "bf16"
     num_inference_steps: int = MISSING
     height: int = MISSING
     width: int = MISSING
@@ -134,6 +137,7 @@ class ModelConfig:
             _in_range("model.flow_shift", self.flow_shift, 0, 100)
         _one_of("model.dtype", self.dtype, DTYPES)
         _one_of("model.vae_dtype", self.vae_dtype, (None, *DTYPES))
+        _one_of("model.linear_precision", self.linear_precision, LINEAR_PRECISIONS)
 
 
 @dataclass

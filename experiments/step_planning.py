@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+from experiments import fp8_linear
 from experiments.building import build_backend, build_dense_backend, build_method
 from experiments.forced_choice import KINDS
 from experiments.forecasting import layout_of, sizes_of, timesteps_of
-from experiments.identity import Checked, Names, code_of
+from experiments.identity import Checked, Names, code_of, model_settings
 from experiments.planning import fields_of, pick_device
 from experiments.random_steps import family_of
 from experiments.schema import StepConfig, VideoConfig
@@ -52,6 +53,7 @@ def check(config: StepConfig, names: Names) -> StepPlan:
         ValueError: If a setting is wrong; one line that names it, its value and the rule.
     """
     device = pick_device(config.device)
+    fp8_linear.check(config.model, device)
     method = build_method(config.method, config.model.method_defaults, config.model.upstream)
     if isinstance(method, Dense):
         raise ValueError(f"method={names.method} has no sparse step; the dense one is timed beside any sparse method's")
@@ -78,7 +80,7 @@ def check(config: StepConfig, names: Names) -> StepPlan:
     settings = {
         "weights": config.weights,
         "seed": config.seed,
-        "model": {name: value for name, value in asdict(model).items() if name not in without} | {"name": names.model},
+        "model": model_settings(model, without) | {"name": names.model},
         "call": dict(zip(("batch", "num_heads", "seq_len", "head_dim"), shape, strict=True)),
         "method": {"name": names.method, **fields_of(method), "_target_": config.method["_target_"]},
         "temporal_share": config.temporal_share if is_forced else None,

@@ -72,6 +72,14 @@ class Measured:
         """Return the median of the seconds in attention."""
         return statistics.median(_phase_s(timing, "attention") for timing in self.timings[kind])
 
+    def fp8_flops(self, kind: str) -> float:
+        """Return those of ``flops`` that are in FP8: of linear layers, and of calls of a backend in FP8."""
+        calls = self.timings[kind][0].receipt.calls
+        in_fp8 = sum(call.density_tile for call in calls if "_fp8" in call.backend)
+        attention, _ = self.flops(kind)
+        linear = self.predictions * self.size.fp8_flops(self.seq_len)
+        return linear + attention * in_fp8 / sum(call.density_tile for call in calls)
+
     def flops(self, kind: str) -> tuple[float, float]:
         """Return the operations of a step, (self-attention, everything else), by the tiles that were computed."""
         _, tile = self.timings[kind][0].receipt.density_overall
@@ -164,7 +172,7 @@ def _rate_rows(found: Measured, kind: str, key: Mapping[str, Any]) -> Iterator[M
         yield Measurement(**least, **missing)
         yield Measurement(**share, **missing)
         return
-    floor_s = found.gpu.floor_s(attention, other)
+    floor_s = found.gpu.floor_s(attention, other, found.fp8_flops(kind))
     yield Measurement(value=floor_s, **least)
     yield Measurement(value=floor_s / step_s, **share)
 

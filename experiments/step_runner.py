@@ -24,7 +24,7 @@ from experiments.whole_video import WholeVideo, run_video
 from svg import provenance
 from svg.cost.clock import Clock
 from svg.cost.gpu_clocks import GpuClocks
-from svg.cost.memory import GIB
+from svg.cost.memory import GIB, weight_bytes
 from svg.cost.operators import operator_seconds
 from svg.cost.verify import CheckedBackend
 from svg.methods.dense import Dense
@@ -113,7 +113,7 @@ def _measure(plan: StepPlan, dense_backend: Any) -> step_rows.Measured:
     step = build_step(model, plan.layout, plan.device, plan.config.seed, compile=plan.config.compile)
     Clock(plan.device).wait()
     build_s = time.perf_counter() - start
-    weights = sum(parameter.nbytes for parameter in step.denoiser.transformer.parameters()) / GIB
+    weights = weight_bytes(step.denoiser.transformer) / GIB
     with GpuClocks(plan.device) as clocks:
         timings = _time(plan, step, dense_backend)
         whole = _run_whole(plan, step, dense_backend) if plan.is_whole else None

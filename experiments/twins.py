@@ -36,6 +36,7 @@ SAMPLER = (
     "guardrail",
     "dtype",
     "vae_dtype",
+    "linear_precision",
 )
 
 

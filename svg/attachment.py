@@ -46,7 +46,8 @@ class ModelAdapter(Protocol):
     Where one forward holds several branches, ``item_branches(pipeline, inputs)`` names each batch item's;
     ``repeated_blocks`` names classes of blocks to compile beside those that the transformer's class names. A
     transformer whose tokens several devices can share has ``blocks(transformer)`` and ``token_arguments``, for
-    ``svg.parallel.Ulysses.split``.
+    ``svg.parallel.Ulysses.split``. ``video_layers`` are patterns of the names of the linear layers through which every
+    video token goes: those that are worth computing in 8 bits.
     """
 
     branches: tuple[str, ...]

@@ -37,6 +37,8 @@ DISTRIBUTIONS = (
     "nvidia-cutlass-dsl",
     "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",
+    "torchao",
+    "mslk",
 )
 # Of these, and of Python and CUDA, the ones that decide pixels and times.
 DECISIVE = (
@@ -53,6 +55,8 @@ DECISIVE = (
     "nvidia-cutlass-dsl",
     "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",
+    "torchao",
+    "mslk",
 )
 _SECRET = re.compile(r"([^=]*(?:token|secret|password|api_?key)[^=]*=).+", re.IGNORECASE | re.DOTALL)
 

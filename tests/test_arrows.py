@@ -99,7 +99,7 @@ ROOMS = {
     "experiments.tiny": Room("", "numpy torch diffusers transformers tokenizers safetensors skimage PIL"),
     "experiments": Room(
         "svg.* svg_kernels experiments.tiny",
-        "numpy torch diffusers transformers safetensors PIL pyarrow hydra omegaconf wandb tqdm",
+        "numpy torch torchao diffusers transformers safetensors PIL pyarrow hydra omegaconf wandb tqdm",
     ),
     # Hydra loads it whenever it runs: it hands a sweep to the command without importing anything of ours.
     "hydra_plugins": Room("", "hydra omegaconf ray"),
@@ -276,7 +276,7 @@ def test_no_file_names_a_path_of_one_machine():
 def test_every_package_that_is_imported_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    lines = project["dependencies"] + extras["flash"] + extras["cluster"]
+    lines = project["dependencies"] + extras["flash"] + extras["cluster"] + extras["fp8"]
     declared = {re.split(r"[<>=;\[ ]", line)[0].lower().replace("-", "_") for line in lines}
     distributions = {"skimage": "scikit_image", "PIL": "pillow", "hydra": "hydra_core", "flash_attn": "flash_attn_4"}
     distributions |= {"fa3_fwd_interface": "fa3_fwd", "yaml": "pyyaml"}

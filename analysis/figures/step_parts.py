@@ -79,7 +79,9 @@ def step_parts(
             text = f" {seconds:.2f} s" if prefix else f" {seconds:.2f} s, {row['speedup']:.2f}×"
             axes.text(seconds, place, text, va="center", fontsize=7)
             ticks[place] = (
-                f"{row['model']}{machine}, {row[backend]}" if prefix else f"{row[backend]}, {row['density']:.2f}"
+                f"{row['model']}{machine}, {row[backend]}{row['linear']}"
+                if prefix
+                else f"{row[backend]}, {row['density']:.2f}"
             )
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.tick_params(axis="y", length=0)

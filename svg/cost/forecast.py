@@ -19,6 +19,10 @@ MIB = 2**20
 NORM, ROTATION, RESIDUAL = 2, 4, 3
 
 
+# A product's name ends with it where both of its matrices are FP8.
+FP8 = "_fp8"
+
+
 @dataclass(frozen=True)
 class Product:
     """A matrix product of one forward: ``(rows, inner) @ (inner, columns)``, ``count`` times."""
@@ -28,6 +32,11 @@ class Product:
     inner: int
     columns: int
     count: int
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether both of its matrices are FP8."""
+        return self.name.endswith(FP8)
 
     @property
     def flops(self) -> float:
@@ -46,6 +55,7 @@ class TransformerSize:
         cross_dim: Channels of a text token in cross-attention; None where text stands in self-attention.
         num_cross_tokens: Tokens that cross-attention looks at, text and image.
         num_single_layers: Of the blocks, those whose feed-forward network stands beside attention, after one norm.
+        is_fp8: Whether the layers that every video token goes through multiply in FP8.
     """
 
     num_layers: int
@@ -54,6 +64,7 @@ class TransformerSize:
     cross_dim: int | None = None
     num_cross_tokens: int = 0
     num_single_layers: int = 0
+    is_fp8: bool = False
 
     def attention_flops(self, seq_len: int) -> float:
         """Return the operations of the self-attention of one dense forward."""
@@ -69,16 +80,30 @@ class TransformerSize:
     def products(self, seq_len: int, batch: int = 1) -> list[Product]:
         """Return the matrix products of one forward of ``batch`` predictions; attention's own are not among them."""
         rows, width, layers = batch * seq_len, self.width, self.num_layers
-        is_cross = self.cross_dim is not None
+        is_cross, form = self.cross_dim is not None, FP8 if self.is_fp8 else ""
         # Query, key, value and output; of cross-attention the query and the output.
         found = [
-            Product("projection", rows, width, width, (6 if is_cross else 4) * layers),
-            Product("feed_forward_in", rows, width, self.ffn_dim, layers),
-            Product("feed_forward_out", rows, self.ffn_dim, width, layers),
+            Product(f"projection{form}", rows, width, width, (6 if is_cross else 4) * layers),
+            Product(f"feed_forward_in{form}", rows, width, self.ffn_dim, layers),
+            Product(f"feed_forward_out{form}", rows, self.ffn_dim, width, layers),
         ]
         if self.cross_dim is not None:
             found.append(Product("cross_projection", batch * self.num_cross_tokens, self.cross_dim, width, 2 * layers))
         return found
+
+    def fp8_flops(self, seq_len: int) -> float:
+        """Return those of ``other_flops`` that are computed in FP8."""
+        return sum(product.flops for product in self.products(seq_len) if product.is_fp8)
+
+    def video_weight_bytes(self, element_size: int) -> int:
+        """Return the bytes of the weights that every video token is multiplied by.
+
+        Args:
+            element_size: Bytes of a number in the model's own precision; one in FP8 has 1.
+        """
+        size = 1 if self.is_fp8 else element_size
+        found = [product for product in self.products(1) if product.name != "cross_projection"]
+        return sum(product.inner * product.columns * product.count for product in found) * size
 
     def cross_attention_flops(self, seq_len: int) -> float:
         """Return the operations of the cross-attention of one forward."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 GIB = 2**30
 
@@ -32,3 +33,15 @@ def peak_gib(device: torch.device) -> float:
     except (OSError, StopIteration):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return (peak if sys.platform == "darwin" else peak * 1024) / GIB
+
+
+def weight_bytes(module: torch.nn.Module) -> int:
+    """Return the bytes of a module's parameters; of a quantised one those that it holds, not what it stands for."""
+    return sum(part.nbytes for parameter in module.parameters() for part in _held(parameter))
+
+
+def _held(tensor: torch.Tensor) -> list[torch.Tensor]:
+    if not is_traceable_wrapper_subclass(tensor):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in _held(getattr(tensor, name))]

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from svg.cost.clock import PHASE, Clock
 
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::_addmm_activation", "aten::bmm", "aten::baddbmm")
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::_addmm_activation", "aten::bmm", "aten::baddbmm", "aten::_scaled_mm")
 # The operators behind scaled_dot_product_attention.
 ATTENTIONS = (
     "aten::_scaled_dot_product",

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from svg.cost.forecast import Product
+from svg.cost.forecast import FP8, Product
 
 GIGA, TERA = 1e9, 1e12
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a GPU computes per second at most, in bf16 without structured sparsity.
+    """What a GPU computes per second at most, in bf16 where nothing else is said, without structured sparsity.
 
     Args:
         name: As people call it.
         peak_tflops: Matrix products, as the maker states it: no measurement can beat it.
         source: Who states it.
+        fp8_tflops: The same in FP8; None where it has no such units.
         attention_tflops: Dense attention as measured by us; None where we have not.
         gemm_tflops: Matrix products as measured by us.
         measured: What was measured.
@@ -26,13 +27,28 @@ class Gpu:
     name: str
     peak_tflops: float
     source: str
+    fp8_tflops: float | None = None
     attention_tflops: float | None = None
     gemm_tflops: float | None = None
     measured: str | None = None
 
-    def floor_s(self, attention_flops: float, other_flops: float) -> float:
-        """Return the seconds that no program can beat: all operations at the maker's peak, all else for nothing."""
-        return (attention_flops + other_flops) / (self.peak_tflops * TERA)
+    def floor_s(self, attention_flops: float, other_flops: float, fp8_flops: float = 0.0) -> float:
+        """Return the seconds that no program can beat: all operations at the maker's peak, all else for nothing.
+
+        Args:
+            attention_flops: Of attention.
+            other_flops: Of everything else.
+            fp8_flops: Those of both that are in FP8.
+
+        Raises:
+            ValueError: If there are any, and the GPU has no units for them.
+        """
+        at_peak = (attention_flops + other_flops - fp8_flops) / self.peak_tflops
+        if not fp8_flops:
+            return at_peak / TERA
+        if self.fp8_tflops is None:
+            raise ValueError(f"{self.name} multiplies nothing in FP8; use model.linear_precision=bf16, or another gpu")
+        return (at_peak + fp8_flops / self.fp8_tflops) / TERA
 
     def reachable_s(self, attention_flops: float, other_flops: float) -> float | None:
         """Return the seconds at the rates that kernels reach; None where they were not measured."""
@@ -67,8 +83,9 @@ class Rates:
     copy_gb_s: float
 
     def attention_s(self, flops: float, moved_bytes: float) -> float:
-        """Return the least seconds of attention: operations at the best product's rate, or bytes at a copy's."""
-        return max(flops / (max(self.products.values()) * TERA), moved_bytes / (self.copy_gb_s * GIGA))
+        """Return the least seconds of attention: operations at the best bf16 product's rate, or bytes at a copy's."""
+        best = max(rate for name, rate in self.products.items() if not name.endswith(FP8))
+        return max(flops / (best * TERA), moved_bytes / (self.copy_gb_s * GIGA))
 
     def floor(
         self, attention_flops: float, attention_bytes: float, products: Sequence[Product], moved_bytes: float
@@ -90,19 +107,25 @@ class Rates:
 
 GPUS = {
     "a100": Gpu("NVIDIA A100", 312.0, "NVIDIA A100 data sheet, dense bf16"),
-    "h100": Gpu("NVIDIA H100 SXM", 989.4, "NVIDIA H100 data sheet, dense bf16"),
+    "h100": Gpu("NVIDIA H100 SXM", 989.4, "NVIDIA H100 data sheet, dense bf16", fp8_tflops=1978.9),
     "h200": Gpu(
         "NVIDIA H200",
         989.4,
         "NVIDIA H200 data sheet, dense bf16",
+        fp8_tflops=1978.9,
         attention_tflops=699.0,
         gemm_tflops=781.0,
         measured="FlashAttention 3 on 24 heads x 118784 tokens x 128, an 8192 x 8192 x 8192 product; torch 2.11",
     ),
-    "h20": Gpu("NVIDIA H20", 148.0, "NVIDIA H20 data sheet, dense bf16"),
-    "b200": Gpu("NVIDIA B200", 2250.0, "NVIDIA DGX B200 data sheet, dense bf16, one GPU of eight"),
-    "l40s": Gpu("NVIDIA L40S", 362.0, "NVIDIA L40S data sheet, dense bf16"),
-    "rtx4090": Gpu("NVIDIA GeForce RTX 4090", 165.2, "NVIDIA Ada architecture white paper, bf16 summed in float32"),
+    "h20": Gpu("NVIDIA H20", 148.0, "NVIDIA H20 data sheet, dense bf16", fp8_tflops=296.0),
+    "b200": Gpu("NVIDIA B200", 2250.0, "NVIDIA DGX B200 data sheet, dense bf16, one GPU of eight", fp8_tflops=4500.0),
+    "l40s": Gpu("NVIDIA L40S", 362.0, "NVIDIA L40S data sheet, dense bf16", fp8_tflops=733.0),
+    "rtx4090": Gpu(
+        "NVIDIA GeForce RTX 4090",
+        165.2,
+        "NVIDIA Ada architecture white paper, bf16 summed in float32",
+        fp8_tflops=330.3,
+    ),
 }
 
 

@@ -26,6 +26,7 @@ class CogVideoXAdapter:
     # diffusers' class names none.
     repeated_blocks = ("CogVideoXBlock",)
     token_arguments: ClassVar = {"hidden_states": (1, 3), "image_rotary_emb": (0, 2)}
+    video_layers = (r"transformer_blocks\.\d+\.(attn1\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2))",)
 
     def transformers(self, pipeline: Any) -> list[torch.nn.Module]:
         return [pipeline.transformer]

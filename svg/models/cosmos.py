@@ -34,6 +34,7 @@ class CosmosAdapter:
         "image_rotary_emb": (0, 2),
         "extra_pos_emb": (1, 3),
     }
+    video_layers = (r"transformer_blocks\.\d+\.(attn1\.to_(q|k|v|out\.0)|attn2\.to_(q|out\.0)|ff\.net\.(0\.proj|2))",)
 
     def transformers(self, pipeline: Any) -> list[torch.nn.Module]:
         resize_without_torchvision()

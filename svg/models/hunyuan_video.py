@@ -78,6 +78,10 @@ class HunyuanVideoAdapter:
         "image_rotary_emb": (0, 2),
         "num_tokens": (0, 0),
     }
+    video_layers = (
+        r"transformer_blocks\.\d+\.(attn\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2))",
+        r"single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out)",
+    )
 
     def __init__(self) -> None:
         self._text = TextLengths()

@@ -24,6 +24,7 @@ class WanAdapter:
 
     branches = ("cond", "uncond")
     token_arguments: ClassVar = {"hidden_states": (1, 3), "temb": (1, 4), "rotary_emb": (1, 4)}
+    video_layers = (r"blocks\.\d+\.(attn1\.to_(q|k|v|out\.0)|attn2\.to_(q|out\.0)|ffn\.net\.(0\.proj|2))",)
 
     def transformers(self, pipeline: Any) -> list[torch.nn.Module]:
         """Return the pipeline's transformers: one, or the two experts of Wan 2.2."""

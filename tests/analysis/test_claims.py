@@ -19,10 +19,12 @@ CLAIM = {"name": "a", "what": "a step", "value": "step_s", "target": 10.0, "bett
 COMMAND = {"command": "make bench-steps"}
 
 
-def write(folder, name: str, seconds: float, gpu: str = "NVIDIA H200", density: float = 0.25, status: str = "") -> None:
-    """Write a run of a step below ``folder/h200``."""
+def write(
+    folder, name: str, seconds: float, gpu: str = "NVIDIA H200", density: float = 0.25, status: str = "", **model
+) -> None:
+    """Write a run of a step below ``folder/h200``; ``model`` are settings of it."""
     provenance = PROVENANCE | {"gpu": {"name": gpu, "driver": "1.2"}}
-    config = {"weights": "random", "method": {"density": density}}
+    config = {"weights": "random", "method": {"density": density}, "model": model}
     prompts = [{"prompt_id": str(case), "text": f'{{"shape": [1, {case}]}}'} for case in (0, 1)]
     writer = RunWriter(
         folder / "h200", name, model="x", method="svg", backend="flex", dense_backend="cudnn", config=config,
@@ -71,6 +73,13 @@ def test_a_claim_is_judged_by_the_run_that_it_names(tmp_path, changes, value, wo
     found = verdict(tmp_path, **changes)
     assert (found.value, found.words) == (value, words)
     assert found.gpu == (None if value is None else "NVIDIA H200")
+
+
+def test_a_claim_is_of_linear_layers_in_fp8_where_it_says_so(tmp_path):
+    write(tmp_path, "plain", 8.0)
+    write(tmp_path, "light", 6.0, linear_precision="fp8")
+    assert verdict(tmp_path).value == 8.0
+    assert verdict(tmp_path, where={"model": "x", "config.model.linear_precision": "fp8"}).value == 6.0
 
 
 def test_the_newest_run_speaks_and_of_several_cases_the_worst(tmp_path):

@@ -91,6 +91,7 @@ def test_one_id_of_two_texts_makes_no_pair(tmp_path):
         {"density": 0.5},
         {"dense_steps": 2},
         {"num_inference_steps": 20},
+        {"linear_precision": "fp8"},
         {"seeds": (1,)},
         {"dense": "math"},
         {"more": {"compile": True}},

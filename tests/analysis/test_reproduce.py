@@ -53,12 +53,15 @@ def folder(tmp_path_factory):
         names_ = {"method": method, "backend": "none", "dense_backend": "none"}
         record(root / "plans", f"plan-{method}", rows, plan, CLEAN, **names_)
     steps = [("slow", 20.0, 30.0, 60), ("fast", 20.0, 10.0, 60), ("cut", 0.7, 0.1, 2), ("quick", 12.0, 6.0, 60)]
-    steps += [("spatial", 0.7, 0.3, 2), ("narrow", 20.0, 5.0, 60)]
+    steps += [("spatial", 0.7, 0.3, 2), ("narrow", 20.0, 5.0, 60), ("light", 16.0, 4.0, 60)]
     for backend, dense_s, sparse_s, layers in steps:
         timed = [row("dense_step_s", dense_s, 4, 0.1), row("step_s", sparse_s, 4, 0.2)]
         timed += [row("speedup", dense_s / sparse_s, 4), row("dense_phase_s", 16.0, 4, 0.1, protocol="attention")]
         config = {"weights": "random", "method": SVG | {"first_times_fp": 0.1}, "call": {"seq_len": 119056}}
         config |= {"model": {"transformer": {"num_layers": layers}}}
+        if backend == "light":
+            # What was published has linear layers in the model's own precision.
+            config["model"]["linear_precision"] = "fp8"
         config |= {"compile": backend == "quick", "backend": {"precision": "fp8" if backend == "narrow" else "bf16"}}
         method = "one_pattern_spatial" if backend == "spatial" else "svg"
         record(root / "deep" / "rows", backend, timed, config, backend=backend, method=method)

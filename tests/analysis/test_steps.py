@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from analysis import documents, load
-from analysis.steps import step_runs, step_table
+from analysis.steps import LINEAR_PRECISION, step_lines, step_runs, step_table
 from tests.fake_runs import write_fake_runs
 from tests.fake_steps import write_fake_steps
 
@@ -47,6 +47,14 @@ def test_a_document_takes_the_table_with_failures_gaps_and_the_machine(folder):
     assert "- Measured on Example GPU 80 GB, torch 2.13.0+cpu, commit 0123456789" in filled
     assert "1755 to 1755 MHz" in filled
     assert documents.fill(filled, folder) == filled
+
+
+def test_linear_layers_in_fp8_are_said_wherever_steps_are_named(folder):
+    rows, runs = load.measurements(folder / "runs"), load.runs(folder / "runs")
+    runs[LINEAR_PRECISION] = ["fp8" if run == "step-cogvideox1_5_i2v-flex" else None for run in runs["run_id"]]
+    lines, _ = step_lines(rows, runs)
+    named = [line[2] for line in lines[1:]]
+    assert named[0] == "flex vs sdpa_cudnn, FP8 linear layers" and named[2] == "flex vs sdpa_cudnn, compiled"
 
 
 def test_runs_of_other_commands_are_no_steps(folder, capsys):

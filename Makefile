@@ -27,7 +27,7 @@ BENCH_REPEATS ?= 3
 SMALL := experiment=bench_smoke runs_dir=runs/smoke overwrite=true
 bench = $(RUN) -m experiments.$(1) $(if $(SMOKE),$(SMALL) $(3),-m model=$(2) runs_dir=runs/bench $(4))
 
-.PHONY: help setup setup-cluster setup-fp8 demo demo-models figures reproduce test test-full test-gpu bench-kernels bench-steps bench-videos bench-published claims lint format store-gc clean
+.PHONY: help setup setup-cluster setup-torchao demo demo-models figures reproduce test test-full test-gpu bench-kernels bench-steps bench-videos bench-published claims lint format store-gc clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ setup-cluster: $(READY)  ## Add the launchers of Slurm and Ray to the environmen
 	@$(RUN) -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e ".[cluster]"
 	@$(RUN) -c "import ray, submitit; print(f'submitit {submitit.__version__} and Ray {ray.__version__} are installed')"
 
-setup-fp8: $(READY)  ## Add torchao, for linear layers in FP8, to the environment
+setup-torchao: $(READY)  ## Add torchao, for linear layers in FP8, to the environment
 	@$(RUN) -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e ".[fp8]"
 	@$(RUN) -c "from importlib.metadata import version; print('torchao', version('torchao'), 'is installed')"
 

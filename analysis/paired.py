@@ -1,6 +1,6 @@
 """What a method is better by than the others on the same prompts: paired differences with their 95 % intervals.
 
-python -m analysis.paired RUNS_DIR [--quantity psnr_db] [--reference svg] [--output FILE.csv]
+python -m analysis.paired RUNS_DIR [--quantity psnr_db] [--reference svg|SETTING=VALUE] [--output FILE.csv]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from analysis.intervals import detectable, few_prompts_text, interval
 from analysis.noise import distance, has_floor
 from analysis.pairing import Setting, settings
 from analysis.remarks import floor_text, form
-from analysis.settings import counted
+from analysis.settings import counted, knob_text
 from analysis.statistics import prompt_means
 from svg.results import RecordError
 
@@ -49,7 +49,8 @@ def paired(
         measurements: From `analysis.load.measurements`.
         runs: From `analysis.load.runs`.
         quantity: What is compared; differences have its unit.
-        reference: Name of the method that the others are compared with.
+        reference: Name of the method that the others are compared with; or a setting and its value, such as
+            ``backend.precision=bf16``: runs with it are compared with those that differ in nothing else.
         protocol: Of the quantity.
 
     Returns:
@@ -72,9 +73,9 @@ def paired_runs(
     rows = [
         _row(ours, other, quantity)
         for ours in found
-        if ours.method == reference and ours.density is not None
+        if _is_reference(ours, reference) and ours.density is not None
         for other in found
-        if other.method != reference
+        if _differs(ours, other, reference)
         and (other.density, other.conditions) == (ours.density, ours.conditions)
         and ours.videos.keys() & other.videos.keys()
     ]
@@ -82,6 +83,24 @@ def paired_runs(
         dict.fromkeys(_NUMBERS, float) | {"within_noise": "boolean"}
     )
     return table.sort_values(["model", "density", "difference"], ignore_index=True)
+
+
+def _is_reference(setting: Setting, reference: str) -> bool:
+    name, is_setting, _ = reference.partition("=")
+    if not is_setting:
+        return setting.method == reference
+    return name in setting.knobs and knob_text({name: setting.knobs[name]}) == reference
+
+
+def _differs(ours: Setting, other: Setting, reference: str) -> bool:
+    """Return whether a setting is another method's, or differs in the one that is named and in nothing else."""
+    name, is_setting, _ = reference.partition("=")
+    if not is_setting:
+        return other.method != reference
+    # A backend's name may say what its settings are.
+    without = {name, name.partition(".")[0]}
+    one, two = ({knob: value for knob, value in each.knobs.items() if knob not in without} for each in (ours, other))
+    return (other.method, one) == (ours.method, two) and other.knobs.get(name) != ours.knobs.get(name)
 
 
 def paired_remarks(table: pd.DataFrame, quantity: str) -> list[str]:
@@ -140,7 +159,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.paired", description=__doc__)
     parser.add_argument("runs_dir", type=Path, help="folder of runs")
     parser.add_argument("--quantity", default="psnr_db", help="what is compared (default: %(default)s)")
-    parser.add_argument("--reference", default="svg", help="method that the others are compared with (%(default)s)")
+    parser.add_argument(
+        "--reference", default="svg", help="method, or SETTING=VALUE, that others are compared with (%(default)s)"
+    )
     parser.add_argument("--output", type=Path, help="the table as a file, too: .csv or .json")
     options = parser.parse_args(arguments)
     try:
@@ -150,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
         table = paired(load.measurements(options.runs_dir), runs, options.quantity, options.reference)
         if table.empty:
             raise RecordError(
-                f"{options.runs_dir} holds no run of --reference {options.reference} beside another method at the "
+                f"{options.runs_dir} holds no run of --reference {options.reference} beside another at the "
                 f"same kept fraction, on the same videos, with --quantity {options.quantity}"
             )
         if options.output is not None:

@@ -21,7 +21,7 @@ from svg.models import adapter_named
 LEAST_CAPABILITY = (8, 9)
 LEAST_TORCHAO = (0, 17)
 INSTEAD = "use model.linear_precision=bf16"
-EXTRA = f"install the extra fp8 (make setup-fp8), or {INSTEAD}"
+EXTRA = f"install the extra fp8 (make setup-torchao), or {INSTEAD}"
 
 
 def check(model: ModelConfig, device: torch.device) -> None:

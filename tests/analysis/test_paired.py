@@ -110,6 +110,20 @@ def test_a_record_from_before_blocks_could_be_compiled_is_one_whose_blocks_were_
     assert len(table_of(tmp_path)) == 1
 
 
+def test_the_values_of_a_setting_are_compared_where_nothing_else_differs(tmp_path):
+    for precision, score in (("bf16", 30.0), ("fp8", 29.5), ("fp8_int8", 29.8)):
+        for size in (64, 128):
+            more = {"backend": {"precision": precision}, "block": size}
+            write(tmp_path, f"{precision}-{size}", "svg", {"p0": [score + size], "p1": [score - size]}, more=more)
+    write(tmp_path, "other", "random_blocks", {"p0": [20.0]}, more={"backend": {"precision": "fp8"}, "block": 64})
+    table = table_of(tmp_path, reference="backend.precision=bf16")
+    assert table["difference"].round(6).tolist() == [0.2, 0.2, 0.5, 0.5]
+    assert all(
+        "fp8" in other and "bf16" in ours for ours, other in zip(table["reference"], table["other"], strict=True)
+    )
+    assert table_of(tmp_path, reference="backend.precision=fp4").empty
+
+
 def test_the_command_prints_a_line_per_method(tmp_path, capsys):
     write(tmp_path, "a", "svg", {f"p{index}": [30.0 + index] for index in range(4)})
     write(tmp_path, "b", "random_blocks", {f"p{index}": [29.0] for index in range(4)})

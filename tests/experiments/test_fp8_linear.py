@@ -27,7 +27,7 @@ from tests.experiments.conftest import composed, planned
 from tests.experiments.test_compiled_runs import STEP
 
 has_torchao = importlib.util.find_spec("torchao") is not None
-with_torchao = pytest.mark.skipif(not has_torchao, reason="torchao is not installed; `make setup-fp8` adds it")
+with_torchao = pytest.mark.skipif(not has_torchao, reason="torchao is not installed; `make setup-torchao` adds it")
 FP8 = ("model.linear_precision=fp8", "model.dtype=bfloat16")
 CPU = torch.device("cpu")
 # Greatest value of e4m3.
@@ -50,10 +50,10 @@ def quantised(transformer: torch.nn.Module) -> set[str]:
     return {name for name, layer in layers if is_traceable_wrapper_subclass(layer.weight)}
 
 
-def rounded(rows: torch.Tensor) -> torch.Tensor:
-    """Return rows rounded to e4m3, each with a scale of its own, in float64."""
-    scale = rows.abs().amax(-1, keepdim=True).double() / MOST
-    return (rows.double() / scale).to(torch.float8_e4m3fn).double() * scale
+def rounded(rows: torch.Tensor, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """Return rows rounded to e4m3, each with a scale of its own, which is rounded to ``dtype``; in float64."""
+    scale = (rows.abs().amax(-1, keepdim=True).to(dtype) / MOST).float()
+    return (rows.float() / scale).clamp(-MOST, MOST).to(torch.float8_e4m3fn).double() * scale.double()
 
 
 def planned_step(*settings: str, of: str = "tiny_wan") -> step_planning.StepPlan:
@@ -130,7 +130,12 @@ def test_a_plan_counts_as_many_operations_with_less_memory_and_in_less_time(call
             "0.18.0",
             r"needs compute capability 8.9 \(Ada\) or newer, this GPU has 8.6; use model.lin",
         ),
-        ("bfloat16", None, None, r"needs torchao, which is not installed; install the extra fp8 \(make setup-fp8\)"),
+        (
+            "bfloat16",
+            None,
+            None,
+            r"needs torchao, which is not installed; install the extra fp8 \(make setup-torchao\)",
+        ),
         ("bfloat16", None, "0.12.0", "needs torchao 0.17 or newer, found 0.12.0; install the extra fp8"),
     ],
 )
@@ -167,21 +172,26 @@ def layer():
     return model, tokens
 
 
-def judge(layer: torch.nn.Linear, tokens: torch.Tensor) -> torch.Tensor:
-    return rounded(tokens) @ rounded(layer.weight).T + layer.bias.double()
+def error(output: torch.Tensor, layer: torch.nn.Linear, tokens: torch.Tensor) -> float:
+    """Return how far an output is from the product of rounded rows in float64, as a share of that."""
+    off = []
+    # Compiled code may round the tokens' scales less.
+    for dtype in (torch.bfloat16, torch.float32):
+        expected = rounded(tokens, dtype) @ rounded(layer.weight).T + layer.bias.double()
+        off.append(float((output.double() - expected).norm() / expected.norm()))
+    return min(off)
 
 
 @with_torchao
 @pytest.mark.slow
 def test_a_layer_computes_the_product_of_its_rounded_rows(layer):
     model, tokens = layer
-    expected = judge(model.blocks[0].attn1.to_q, tokens)
     found = copy.deepcopy(model)
     fp8_linear.quantise(found, "WanPipeline", CPU)
     output = found.blocks[0].attn1.to_q(tokens)
     assert output.dtype == torch.bfloat16
-    # Its scales are in bfloat16, and it rounds once more to that.
-    assert (output.double() - expected).norm() / expected.norm() < 1e-2
+    # It rounds once more, to bfloat16.
+    assert error(output, model.blocks[0].attn1.to_q, tokens) < 3e-3
     weight = found.blocks[0].attn1.to_q.weight
     assert weight_bytes(found) == 48 * 80 + 4 * 80 + 2 * 80 and weight.nbytes > 48 * 80
 
@@ -260,13 +270,12 @@ def test_runs_and_steps_with_layers_in_fp8_say_so_and_have_twins_of_their_own(ca
 @pytest.mark.gpu
 @pytest.mark.parametrize("is_compiled", [False, True])
 def test_a_layer_on_a_gpu_computes_the_product_of_its_rounded_rows(layer, is_compiled):
-    model, tokens = (thing.to("cuda") for thing in layer)
-    expected = judge(model.blocks[0].attn1.to_q, tokens)
+    model, tokens = copy.deepcopy(layer[0]).to("cuda"), layer[1].to("cuda")
     found = copy.deepcopy(model)
     fp8_linear.quantise(found, "WanPipeline", torch.device("cuda"))
     call = torch.compile(found.blocks[0].attn1.to_q, fullgraph=True) if is_compiled else found.blocks[0].attn1.to_q
-    # Fast sums of e4m3 products hold 14 bits.
-    assert (call(tokens).double() - expected).norm() / expected.norm() < 1e-2
+    # Tensor cores add products in FP8 with some 14 bits.
+    assert error(call(tokens), model.blocks[0].attn1.to_q, tokens) < 1e-2
 
 
 def test_patterns_are_of_whole_names():

@@ -20,6 +20,8 @@ from svg.models import adapter_named
 
 LEAST_CAPABILITY = (8, 9)
 LEAST_TORCHAO = (0, 17)
+# That a scale is made of: a token of zeros would have the scale 0 without, and become NaN.
+LEAST_VALUE = 1e-12
 INSTEAD = "use model.linear_precision=bf16"
 EXTRA = f"install the extra fp8 (make setup-torchao), or {INSTEAD}"
 
@@ -57,7 +59,7 @@ def quantise(transformer: torch.nn.Module, pipeline: str, device: torch.device) 
         device: Where it computes.
 
     Raises:
-        ValueError: If one of the layers has a size that FP8 products do not take.
+        ValueError: If one of the layers has a size that FP8 products do not take, or a row of zeros.
     """
     from torchao.quantization import quantize_
 
@@ -81,7 +83,10 @@ def for_pipeline(pipeline: str, parts: list[str], device: torch.device) -> Any:
 
 
 def check_layers(transformer: torch.nn.Module, pipeline: str) -> None:
-    """Raise ``ValueError`` unless every layer that is to be in FP8 is: torchao passes over sizes it cannot take."""
+    """Raise ``ValueError`` unless every layer that is to be in FP8 is, and computes.
+
+    torchao passes over sizes that it cannot take, and divides a row of zeros by zero.
+    """
     layers = {name: module for name, module in transformer.named_modules() if _is_chosen(name, pipeline)}
     if not layers:
         raise ValueError(
@@ -94,6 +99,11 @@ def check_layers(transformer: torch.nn.Module, pipeline: str) -> None:
             raise ValueError(
                 f"model.linear_precision=fp8 takes layers whose sizes are multiples of 16, and {name} is {rows} x "
                 f"{columns}; {INSTEAD}"
+            )
+        if not bool(module.weight.scale.all()):
+            raise ValueError(
+                f"model.linear_precision=fp8 scales a row of weights by its greatest, and {name} has one of zeros; "
+                f"{INSTEAD}"
             )
 
 
@@ -123,7 +133,9 @@ def _on_gpu() -> Any:
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
 
     # Its settings of the compiler would stay for the whole process, and make other runs in it others.
-    return Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False)
+    return Float8DynamicActivationFloat8WeightConfig(
+        granularity=PerRow(), activation_value_lb=LEAST_VALUE, set_inductor_config=False
+    )
 
 
 @cache
@@ -142,7 +154,7 @@ def _on_cpu() -> Any:
         weight: torch.Tensor = module.weight
         if not any(size % 16 for size in weight.shape):
             form = {"granularity": PerRow(), "mm_config": Float8MMConfig()}
-            activations = QuantizeTensorToFloat8Kwargs(granularity=PerRow())
+            activations = QuantizeTensorToFloat8Kwargs(granularity=PerRow(), hp_value_lb=LEAST_VALUE)
             weight = Float8Tensor.from_hp(weight, **form, act_quant_kwargs=activations)
             module.weight = torch.nn.Parameter(weight, requires_grad=False)
         return module

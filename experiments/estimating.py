@@ -114,10 +114,13 @@ class Estimator:
 
 
 def twins_of(settings: Mapping[str, Any]) -> set[str]:
-    """Return a text for each dense twin that a run of these settings needs."""
-    shared = {name: settings.get(name) for name in ("model", "dense_backend", "compile", "device", "threads")}
+    """Return a text for each dense twin that a run of these settings needs, those of `plain_twins` included."""
+    shared = {name: settings.get(name) for name in ("dense_backend", "compile", "device", "threads")}
+    model = settings["model"]
+    models = [model, {name: value for name, value in model.items() if name != "linear_precision"}]
     return {
-        canonical_json({**shared, "prompt": prompt, "seed": seed})
+        canonical_json({**shared, "model": one, "prompt": prompt, "seed": seed})
+        for one in models
         for prompt in settings["prompts"]
         for seed in settings["seeds"]
     }

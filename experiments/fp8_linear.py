@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from experiments.schema import ModelConfig
 from svg.models import adapter_named
@@ -94,13 +93,14 @@ def check_layers(transformer: torch.nn.Module, pipeline: str) -> None:
             f"video_layers name; {INSTEAD}"
         )
     for name, module in layers.items():
-        if not is_traceable_wrapper_subclass(module.weight):
+        scale = getattr(module.weight, "scale", None)
+        if scale is None:
             columns, rows = tuple(module.weight.shape)
             raise ValueError(
                 f"model.linear_precision=fp8 takes layers whose sizes are multiples of 16, and {name} is {rows} x "
                 f"{columns}; {INSTEAD}"
             )
-        if not bool(module.weight.scale.all()):
+        if not bool(scale.all()):
             raise ValueError(
                 f"model.linear_precision=fp8 scales a row of weights by its greatest, and {name} has one of zeros; "
                 f"{INSTEAD}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from functools import lru_cache
@@ -169,6 +170,14 @@ def load_pipeline(model: ModelConfig, folder: Path, device: torch.device) -> Any
     pipeline = _load(model.pipeline, folder, *dtypes, is_fp8, *sampler, model.guardrail, device, marks)
     set_vae_tiling(pipeline, model.vae_tiling)
     return pipeline
+
+
+def forget() -> None:
+    """Let the pipeline go that was loaded last, and its memory where nobody else holds it."""
+    _load.cache_clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @lru_cache(maxsize=1)

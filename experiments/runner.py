@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from experiments import refusals, resuming, rows, tracking, truncation, twins
+from experiments import plain_twins, refusals, resuming, rows, tracking, truncation, twins
 from experiments.building import build_dense_backend
 from experiments.dense_choice import DenseChoice, choose_fastest
 from experiments.generation import Generation, Generator
@@ -40,9 +42,14 @@ def run(plan: Plan) -> Path:
     if resuming.is_kept(plan):
         return path
     model = config.model
+    jobs = [(prompt, seed) for prompt in plan.prompts for seed in config.seeds]
+    store = twins.Twins(
+        Path(config.store_dir or Path(config.runs_dir) / ".dense"), plan.settings["model"]["fingerprint"]
+    )
     with refusals.recorded(config, plan.names, plan.run_id):
         tracking.check(config.tracking)
         set_threads(config)
+        plain = plain_twins.keys(plan, store, jobs, pick_dense_backend)
         pipeline = load_pipeline(model, plan.folder, plan.device)
         generator = Generator(pipeline, model, plan.device, config.compile)
         generator.check(plan.prompts)
@@ -64,7 +71,6 @@ def run(plan: Plan) -> Path:
         sweep=plan.names.sweep,
         overwrite=config.overwrite,
     )
-    jobs = [(prompt, seed) for prompt in plan.prompts for seed in config.seeds]
     # Where dense attention itself is measured, both backends are the one that was asked for.
     own_dense = plan.backend if is_noise_floor(plan, dense_backend) else dense_backend
     ready = WarmUps(generator, plan.method, plan.backend, own_dense)
@@ -74,12 +80,16 @@ def run(plan: Plan) -> Path:
             if not plan.names.is_sweep:
                 ready(plan.prompts[0])
             with writer:
-                store = twins.Twins(
-                    Path(config.store_dir or Path(config.runs_dir) / ".dense"), plan.settings["model"]["fingerprint"]
-                )
                 for prompt, seed in jobs:
-                    measured = _measure(plan, generator, dense_backend, store, writer, ready(prompt), prompt, seed, bar)
+                    measured, made = _measure(
+                        plan, generator, dense_backend, store, writer, ready(prompt), prompt, seed, bar
+                    )
                     writer.extend(measured)
+                    if plain:
+                        frames = store.frames(plain[prompt.prompt_id, seed])
+                        writer.extend(
+                            _quality(plan, made, frames, {"prompt_id": prompt.prompt_id, "seed": seed}, "plain_")
+                        )
                 writer.extend(choice.rows())
         tracking.publish(config.tracking, path, watched)
     print(f"{plan.run_id}: {len(jobs)} video{'s' if len(jobs) > 1 else ''} in {path}", flush=True)
@@ -116,8 +126,8 @@ def _measure(
     prompt: Prompt,
     seed: int,
     bar: Progress,
-) -> list[Measurement]:
-    """Generate one video, write its files and return its rows."""
+) -> tuple[list[Measurement], Generation]:
+    """Generate one video, write its files and return its rows and itself."""
     key = {"prompt_id": prompt.prompt_id, "seed": seed}
     bar.say("dense")
     twin = store.get(generator, dense_backend, prompt, seed, bar.step)
@@ -139,20 +149,7 @@ def _measure(
         twin = store.again(generator, dense_backend, prompt, seed)
     bar.say("measuring")
     _write_videos(writer, made, twin, generator.model.fps, key)
-    assert made.frames is not None
-    quality = plan.config.quality
-    measured: list[Measurement] = []
-    for protocol in quality.protocols:
-        results = evaluate(
-            made.frames,
-            twin.frames,
-            quality.metrics,
-            protocol,
-            generator.model.fps,
-            str(generator.device),
-            quality.lpips_trunk_dir,
-        )
-        measured += rows.quality_rows(results, key)
+    measured = _quality(plan, made, twin.frames, key)
     requested = getattr(plan.method, "density_requested", None)
     measured += rows.density_rows(made.receipt, requested, key)
     measured += rows.call_rows(made.receipt, requested, key)
@@ -168,7 +165,21 @@ def _measure(
             )
         measured += statistics_rows(sampled, key)
     measured += warm.rows(made.receipt, key)
-    return measured
+    return measured, made
+
+
+def _quality(
+    plan: Plan, made: Generation, reference: np.ndarray, key: Mapping[str, Any], prefix: str = ""
+) -> list[Measurement]:
+    """Return how far a video is from another one, in every protocol; names of quantities begin with ``prefix``."""
+    assert made.frames is not None
+    asked = plan.config.quality
+    measured: list[Measurement] = []
+    for protocol in asked.protocols:
+        fps, device = plan.config.model.fps, str(plan.device)
+        results = evaluate(made.frames, reference, asked.metrics, protocol, fps, device, asked.lpips_trunk_dir)
+        measured += rows.quality_rows(results, key)
+    return [replace(row, quantity=f"{prefix}{row.quantity}") for row in measured]
 
 
 def _write_videos(writer: RunWriter, made: Generation, twin: twins.Twin, fps: float, key: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from svg.methods.dense import Dense
 from svg.models import module_of
 from svg.prompts import Prompt
 from svg.receipt import Call, Receipt
+from svg.results import RecordError
 from svg.store import DenseStore, Entry
 
 # Facts of a machine without which a time, or a rounding, is another one.
@@ -75,7 +76,7 @@ class Twins:
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
-        self._store, self._fingerprint = DenseStore(root), fingerprint
+        self.root, self._store, self._fingerprint = root, DenseStore(root), fingerprint
 
     def get(
         self, generator: Generator, dense_backend: Any, prompt: Prompt, seed: int, on_step: Callable[[], None]
@@ -91,6 +92,18 @@ class Twins:
                 for _ in range(generator.model.num_inference_steps):
                     on_step()
             return Twin(key, entry.video(), entry.meta)
+
+    def frames(self, key: str) -> np.ndarray:
+        """Return the frames of a twin that was there, by its name.
+
+        Raises:
+            RecordError: If it is gone meanwhile.
+        """
+        with self._store.making(key):
+            entry = self._store.get(key)
+            if entry is None:
+                raise RecordError(f"store_dir={self.root}: the dense video {key} is gone; give the command again")
+            return entry.video()
 
     def again(self, generator: Generator, dense_backend: Any, prompt: Prompt, seed: int) -> Twin:
         """Time a twin once more, and keep its frames with the new times; one that is gone meanwhile is made anew."""

@@ -262,7 +262,12 @@ def test_runs_and_steps_with_layers_in_fp8_say_so_and_have_twins_of_their_own(ca
         assert status == 0, err
     records = {record.config["model"].get("linear_precision"): record for record in map(read_run, list_runs(tmp_path))}
     assert set(records) == {None, "fp8"} and "torchao" in records["fp8"].provenance["versions"]
-    assert records[None].videos[0].dense_key != records["fp8"].videos[0].dense_key
+    stored = {records[precision].videos[0].dense_key for precision in (None, "fp8")}
+    assert len(stored) == 2 and {path.name for path in (tmp_path / ".dense").iterdir()} == stored
+    rows = load.measurements(tmp_path)
+    [plain] = rows[(rows["quantity"] == "plain_psnr_db") & rows["frame"].isna()].to_dict("records")
+    assert plain["run_id"] == records["fp8"].run_id and 10 < plain["value"] < 60
+    assert set(rows.loc[(rows["quantity"] == "psnr_db") & rows["frame"].isna(), "status"]) == {"infinite"}
     status, _, err = call(*STEP, "model.transformer.num_heads=4", *FP8, f"runs_dir={tmp_path}", command="step_latency")
     assert status == 0, err
     rows = load.measurements(tmp_path)

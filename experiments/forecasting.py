@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from experiments import fp8_linear
 from experiments.building import build_method
 from experiments.schema import GeometryConfig, ModelConfig, PlanConfig, TransformerConfig
 from svg.cost.flops import PETA
@@ -42,6 +43,8 @@ def forecast(config: PlanConfig, names: Any) -> dict[str, Any]:
         model.num_inference_steps, transformer.num_layers, timesteps_of(model, transformer)
     )
     size = size_of(model, transformer)
+    if size.is_fp8:
+        fp8_linear.check_model(model)
     branches = 2 if transformer.guidance != "embedded" and model.guidance_scale > 1 else 1
     predictions = model.num_inference_steps * branches
     attention = predictions * size.attention_flops(layout.seq_len)

@@ -29,13 +29,8 @@ def check(model: ModelConfig, device: torch.device) -> None:
     """Raise ``ValueError`` unless a model's linear layers can have the precision that is asked for, on this device."""
     if model.linear_precision == "bf16":
         return
+    check_model(model)
     asked = f"model.linear_precision={model.linear_precision}"
-    if model.dtype != "bfloat16":
-        raise ValueError(
-            f"{asked} is of layers in bfloat16, and model.dtype is {model.dtype}; use model.dtype=bfloat16, or "
-            f"{INSTEAD}"
-        )
-    _patterns(model.pipeline)
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         if (major, minor) < LEAST_CAPABILITY:
@@ -47,6 +42,16 @@ def check(model: ModelConfig, device: torch.device) -> None:
     found = version_of("torchao")
     if tuple(map(int, re.findall(r"\d+", found)[:2])) < LEAST_TORCHAO:
         raise ValueError(f"{asked} needs torchao {'.'.join(map(str, LEAST_TORCHAO))} or newer, found {found}; {EXTRA}")
+
+
+def check_model(model: ModelConfig) -> None:
+    """Raise ``ValueError`` unless a model has layers that can be in FP8, whatever machine runs it."""
+    if model.dtype != "bfloat16":
+        raise ValueError(
+            f"model.linear_precision=fp8 is of layers in bfloat16, and model.dtype is {model.dtype}; use "
+            f"model.dtype=bfloat16, or {INSTEAD}"
+        )
+    _patterns(model.pipeline)
 
 
 def quantise(transformer: torch.nn.Module, pipeline: str, device: torch.device) -> None:

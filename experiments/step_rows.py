@@ -167,12 +167,15 @@ def _rate_rows(found: Measured, kind: str, key: Mapping[str, Any]) -> Iterator[M
     yield Measurement(quantity=f"{prefix}attention_tflops", higher_is_better=True, **rate)
     least: dict[str, Any] = {"quantity": f"{prefix}floor_s", "unit": "s", "higher_is_better": False, **key}
     share: dict[str, Any] = {"quantity": f"{prefix}roofline_share", "unit": "1", "higher_is_better": True, **key}
-    if isinstance(found.gpu, str):
-        missing: dict[str, Any] = {"value": None, "n": 0, "status": "unavailable", "reason": found.gpu}
+    gpu, fp8 = found.gpu, found.fp8_flops(kind)
+    if not isinstance(gpu, str) and fp8 and gpu.fp8_tflops is None:
+        gpu = f"{gpu.name} multiplies nothing in FP8"
+    if isinstance(gpu, str):
+        missing: dict[str, Any] = {"value": None, "n": 0, "status": "unavailable", "reason": gpu}
         yield Measurement(**least, **missing)
         yield Measurement(**share, **missing)
         return
-    floor_s = found.gpu.floor_s(attention, other, found.fp8_flops(kind))
+    floor_s = gpu.floor_s(attention, other, fp8)
     yield Measurement(value=floor_s, **least)
     yield Measurement(value=floor_s / step_s, **share)
 

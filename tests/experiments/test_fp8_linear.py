@@ -118,6 +118,8 @@ def test_a_plan_counts_as_many_operations_with_less_memory_and_in_less_time(call
         assert plain[name] - fp8[name] == pytest.approx(saved)
     status, out, err = call("model=wan_t2v_14b", *FP8, "gpu=a100", command="plan")
     assert (status, out) == (2, "") and "NVIDIA A100 multiplies nothing in FP8; use model.linear_precision=bf16" in err
+    status, out, err = call("model=tiny_wan", FP8[0], command="plan")
+    assert (status, out) == (2, "") and "model.dtype is float32; use model.dtype=bfloat16" in err
 
 
 @pytest.mark.parametrize(

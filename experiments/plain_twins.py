@@ -28,8 +28,8 @@ def keys(
 ) -> dict[tuple[str, int], str]:
     """Return the name in the store of each video, by prompt and seed; made now where the store has none.
 
-    Nothing is returned for a run whose layers are all in the model's own precision. The model that makes them is not
-    kept: beside the run's own there may be no room for it.
+    Nothing is returned for a run whose layers are all in the model's own precision, or that measures no quality. The
+    model that makes them is not kept: beside the run's own there may be no room for it.
 
     Args:
         plan: Of the run.
@@ -38,7 +38,7 @@ def keys(
         pick: From settings, generator and prompt to the choice of a dense backend.
     """
     config = plan.config
-    if config.model.linear_precision == "bf16":
+    if config.model.linear_precision == "bf16" or not config.quality.metrics:
         return {}
     place = str(store.root), frozenset(twins_of(plan.settings))
     if place in _seen:

@@ -88,6 +88,7 @@ def test_a_misspelt_key_in_a_yaml_is_refused_by_name(tmp_path, yaml, key):
         ("model.num_inference_steps=0", "model.num_inference_steps is 0; it must be at least 1"),
         ("model.fps=0", "model.fps is 0"),
         ("model.dtype=int8", "model.dtype is 'int8'; it must be one of float32"),
+        ("model.linear_precision=fp4", "model.linear_precision is 'fp4'; it must be one of bf16, fp8"),
         ("seeds=[1,1]", "seeds is [1, 1]"),
         ("seeds=[]", "seeds is empty"),
         ("threads=0", "threads is 0"),

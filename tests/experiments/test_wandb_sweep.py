@@ -13,7 +13,7 @@ from experiments.entry import CONF
 from tests.experiments.test_sweep_files import EVERY
 
 COUNTS = {name: [len(str(values).split(",")) for values in params.values()] for name, params in EVERY.items()}
-FULL_SIZE = ("svg_table1", "svg2_table2", "svg_layout", "svg_attention_share")
+FULL_SIZE = ("svg_table1", "svg2_table2", "svg_layout", "svg_attention_share", "fp8_linear")
 
 
 def jobs(sweep):

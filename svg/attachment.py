@@ -29,7 +29,11 @@ class Method(Protocol):
 
 
 class Backend(Protocol):
-    """What computes a plan; inputs and output are in the plan's order."""
+    """What computes a plan; inputs and output are in the plan's order.
+
+    Where ``orders_keys`` is true, it also has ``attend_unordered``, which is handed keys and values in the original
+    order.
+    """
 
     name: str
 
@@ -355,13 +359,18 @@ class Attachment:
             self.receipt.sampled.append(
                 SampledCall(context.step, context.layer, context.branch, measured, self._item_branches, transformer)
             )
-        if plan.is_reordered:
+        attend: Callable[..., torch.Tensor] = backend
+        if not plan.is_reordered:
+            query, key, value = inputs.query(), inputs.key(), inputs.value()
+        elif getattr(backend, "orders_keys", False):
+            with self.phases.phase("reordering"):
+                query = self.operations.arrange_query(plan, inputs)
+            key, value, attend = inputs.key(), inputs.value(), backend.attend_unordered  # type: ignore[attr-defined]
+        else:
             with self.phases.phase("reordering"):
                 query, key, value = self.operations.arrange_inputs(plan, inputs)
-        else:
-            query, key, value = inputs.query(), inputs.key(), inputs.value()
         with self.phases.phase("attention"):
-            output = backend(query, key, value, plan)
+            output = attend(query, key, value, plan)
             if self.strict and getattr(backend, "precision", "bf16") != "bf16":
                 self._finite.note(backend.name, context, output)
         if plan.is_reordered:

@@ -13,6 +13,7 @@ from svg.block_mask import FULL, PARTIAL
 from svg.operations import TorchOperations
 from svg.order import inverse
 from svg.pattern_integers import has_integers, pattern_integers
+from svg.pattern_orders import stacked_orders
 from svg.placement import resident, send
 from svg.plan import AttentionInputs, AttentionPlan, HeadPattern
 from svg_kernels import profiling
@@ -31,7 +32,7 @@ class KernelOperations(TorchOperations):
         """As ``AttentionPlan.arrange``, number for number; the outputs are contiguous."""
         if not plan.is_reordered:
             return query, key, value
-        queries, keys, _ = _orders(plan.patterns, query.shape[2], query.device)
+        queries, keys, _ = stacked_orders(plan.patterns, query.shape[2], query.device)
         assignment = resident(plan.assignment, query.device)
         return (
             reorder(_with_whole_rows(query), queries, assignment),
@@ -45,22 +46,28 @@ class KernelOperations(TorchOperations):
         """As ``TorchOperations.arrange_inputs``; where one kernel finishes queries, it also puts them in order."""
         if not plan.is_reordered:
             return super().arrange_inputs(plan, inputs)
-        _, keys, places = _orders(plan.patterns, inputs.seq_len, inputs.device)
+        _, keys, _ = stacked_orders(plan.patterns, inputs.seq_len, inputs.device)
         assignment = resident(plan.assignment, inputs.device)
-        query = inputs.placed_query(places, assignment)
-        if query is None:
-            return super().arrange_inputs(plan, inputs)
         return (
-            query,
+            self.arrange_query(plan, inputs),
             reorder(_with_whole_rows(inputs.key()), keys, assignment),
             reorder(_with_whole_rows(inputs.value()), keys, assignment),
         )
+
+    def arrange_query(self, plan: AttentionPlan, inputs: AttentionInputs) -> torch.Tensor:
+        """As ``TorchOperations.arrange_query``; where one kernel finishes queries, it also puts them in order."""
+        if not plan.is_reordered:
+            return super().arrange_query(plan, inputs)
+        queries, _, places = stacked_orders(plan.patterns, inputs.seq_len, inputs.device)
+        assignment = resident(plan.assignment, inputs.device)
+        query = inputs.placed_query(places, assignment)
+        return reorder(_with_whole_rows(inputs.query()), queries, assignment) if query is None else query
 
     def restore(self, plan: AttentionPlan, output: torch.Tensor) -> torch.Tensor:
         """As ``AttentionPlan.restore``, number for number; in memory tokens stand before heads, as models want them."""
         if not plan.is_reordered:
             return output
-        _, _, undo = _orders(plan.patterns, output.shape[2], output.device)
+        _, _, undo = stacked_orders(plan.patterns, output.shape[2], output.device)
         assignment = resident(plan.assignment, output.device)
         return reorder(_with_whole_rows(output), undo, assignment, puts_tokens_first=True)
 
@@ -90,19 +97,6 @@ class KernelOperations(TorchOperations):
 
 def _with_whole_rows(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
-
-
-@lru_cache(maxsize=4)
-def _orders(
-    patterns: tuple[HeadPattern, ...], seq_len: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the orders of queries, of keys, and back from queries, each int32 ``(patterns, seq_len)``."""
-    plain = torch.arange(seq_len)
-    queries = [plain if pattern.query_order is None else pattern.query_order.cpu() for pattern in patterns]
-    keys = [plain if pattern.key_order is None else pattern.key_order.cpu() for pattern in patterns]
-    undo = [inverse(order) for order in queries]
-    first, second, third = (torch.stack(orders).to(device, torch.int32) for orders in (queries, keys, undo))
-    return first, second, third
 
 
 class _Palette(NamedTuple):

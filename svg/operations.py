@@ -36,6 +36,10 @@ class TorchOperations:
         """Return a call's queries, keys and values finished and in the plan's orders."""
         return self.arrange(plan, inputs.query(), inputs.key(), inputs.value())
 
+    def arrange_query(self, plan: Any, inputs: Any) -> torch.Tensor:
+        """Return a call's queries alone, finished and in the plan's order."""
+        return plan.arrange_query(inputs.query())
+
     def restore(self, plan: Any, output: torch.Tensor) -> torch.Tensor:
         """Return an output in the original order."""
         return plan.restore(output)

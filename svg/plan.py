@@ -97,15 +97,20 @@ class AttentionPlan:
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Lay out ``(batch, num_heads, seq_len, head_dim)`` tensors in the plan's orders, each in one pass."""
+        return self.arrange_query(query), *self.arrange_keys(key, value)
+
+    def arrange_query(self, query: torch.Tensor) -> torch.Tensor:
+        """Lay out queries alone."""
         if not self.is_reordered:
-            return query, key, value
-        queries = _orders([pattern.query_order for pattern in self.patterns], query)
-        keys = _orders([pattern.key_order for pattern in self.patterns], key)
-        return (
-            _permute(query, queries, self.assignment),
-            _permute(key, keys, self.assignment),
-            _permute(value, keys, self.assignment),
-        )
+            return query
+        return _permute(query, _orders([pattern.query_order for pattern in self.patterns], query), self.assignment)
+
+    def arrange_keys(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lay out keys and values alone."""
+        if not self.is_reordered:
+            return key, value
+        orders = _orders([pattern.key_order for pattern in self.patterns], key)
+        return _permute(key, orders, self.assignment), _permute(value, orders, self.assignment)
 
     def restore(self, output: torch.Tensor) -> torch.Tensor:
         """Bring ``(batch, num_heads, seq_len, head_dim)`` back from the plan's query order to the original one."""

@@ -53,7 +53,8 @@ ROOMS = {
     "svg.plan": Room("svg.layout svg.placement svg.order svg.pattern svg.block_mask svg.operations", "torch"),
     # The same data as kernels read it.
     "svg.pattern_integers": Room("svg.pattern svg.block_mask svg_kernels"),
-    "svg.kernel_operations": Room(f"{PLAN} svg.pattern_integers svg_kernels", "torch"),
+    "svg.pattern_orders": Room(PLAN, "torch"),
+    "svg.kernel_operations": Room(f"{PLAN} svg.pattern_integers svg.pattern_orders svg_kernels", "torch"),
     # A method decides: no kernel, no backend, no model.
     "svg.method": Room(f"{PLAN} svg.schedule", "torch"),
     "svg.palette": Room(PLAN, "torch"),
@@ -65,7 +66,8 @@ ROOMS = {
     # A backend computes, a model adapts: neither knows a method, nor each other.
     "svg_kernels": Room("", "torch triton"),
     "svg.backends": Room(
-        f"{PLAN} svg.reordered svg.pattern_integers svg_kernels", "torch flash_attn fa3_fwd_interface"
+        f"{PLAN} svg.reordered svg.pattern_integers svg.pattern_orders svg_kernels",
+        "torch flash_attn fa3_fwd_interface",
     ),
     "svg.models": Room("svg.layout svg.context svg.plan svg.sites svg_kernels", "torch diffusers"),
     # What heads look at is told from finished tensors and the plan alone.

@@ -10,7 +10,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from svg_kernels import block_sparse_attention as wide
 from svg_kernels.fp8_inputs import prepare as prepare_inputs
-from svg_kernels.fp8_model import BLOCK, Quantised, dequantised, quantised, softmax
+from svg_kernels.fp8_model import BLOCK, LOG2_E, MOST, Quantised, ScoreType, dequantised, mixing, softmax
 from svg_kernels.fp8_program import attention
 from svg_kernels.launch import Launch, is_interpreted
 from svg_kernels.spec import Case, Inputs, Spec
@@ -49,6 +49,7 @@ def settings_for(head_dim: int) -> Settings:
 
 
 def prepare(
+    query: torch.Tensor,
     inputs: Quantised,
     output: torch.Tensor,
     lists: TileLists,
@@ -59,7 +60,8 @@ def prepare(
     """Return the attention's launch.
 
     Args:
-        inputs: Queries, keys and values.
+        query: ``(batch, num_heads, seq_len, head_dim)``, the last dimension contiguous, the others strided as they may.
+        inputs: Keys and values.
         output: ``(batch, num_heads, seq_len, head_dim)``, the last dimension contiguous; it is written.
         lists: Which tiles each pattern computes.
         assignment: int64 ``(batch|1, num_heads|1)``, the pattern of each head.
@@ -67,26 +69,32 @@ def prepare(
         settings: How the kernel divides its work.
     """
     batch, num_heads, seq_len, head_dim = output.shape
-    padded_len = inputs.query.shape[2]
+    padded_len = inputs.key.shape[2]
+    score_type: ScoreType = "int8" if inputs.key.dtype == torch.int8 else "e4m3"
     block_queries = math.gcd(settings.block_queries, lists.query_size)
     block_keys = math.gcd(math.gcd(settings.block_keys, lists.key_size), BLOCK)
     tensors = {
-        "query": (inputs.query.view(-1, head_dim), [block_queries, head_dim]),
         "key": (inputs.key.view(-1, head_dim), [block_keys, head_dim]),
         "value": (inputs.value.view(-1, padded_len), [head_dim // 2 if settings.is_split else head_dim, block_keys]),
     }
     arguments = {
         **{name: TensorDescriptor.from_tensor(*matrix) for name, matrix in tensors.items()},
-        "query_scale": inputs.query_scale,
+        "query": query,
         "key_scale": inputs.key_scale,
         "value_scale": inputs.value_scale,
+        "mixing": mixing(head_dim // 2, query.dtype, query.device),
+        "room": torch.empty_like(inputs.key),
         "output": output,
+        **{f"stride_query_{axis}": query.stride(i) for i, axis in enumerate(wide.AXES)},
         **{f"stride_output_{axis}": output.stride(i) for i, axis in enumerate(wide.AXES)},
         **lists.arguments(assignment, lengths, (batch, num_heads, seq_len), (block_queries, block_keys)),
         "padded_len": padded_len,
+        # Mixed queries and keys have products head_dim times as great.
+        "scale_log2": head_dim**-1.5 * LOG2_E,
         "HEAD_DIM": head_dim,
         "SCALED_KEYS": BLOCK,
-        "IS_INT8": inputs.query.dtype == torch.int8,
+        "IS_INT8": score_type == "int8",
+        "MOST": MOST[score_type],
         "IS_TWO_STAGE": settings.is_two_stage,
         "IS_SPLIT": settings.is_split,
         "INTERPRET": is_interpreted(attention),
@@ -106,9 +114,9 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
 def _prepare(inputs: Inputs, capability: int) -> tuple[tuple[torch.Tensor, ...], list[Launch]]:
     query, lengths = inputs["query"], inputs["lengths"]
     output = torch.full_like(query, torch.nan)
-    found, launches = prepare_inputs(query, inputs["key"], inputs["value"], inputs["score_type"], lengths)
-    settings = settings_for(query.shape[-1])
-    return (output,), [*launches, prepare(found, output, inputs["lists"], inputs["assignment"], lengths, settings)]
+    found, launches = prepare_inputs(inputs["key"], inputs["value"], inputs["score_type"], lengths)
+    given = query, found, output, inputs["lists"], inputs["assignment"], lengths, settings_for(query.shape[-1])
+    return (output,), [*launches, prepare(*given)]
 
 
 def reference(inputs: Inputs, rows: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
@@ -117,7 +125,7 @@ def reference(inputs: Inputs, rows: torch.Tensor | None = None) -> tuple[torch.T
     if inputs["query"].dtype == torch.float64:
         return wide.reference(others, rows)
     tensors = inputs["query"], inputs["key"], inputs["value"]
-    seen = dequantised(quantised(*tensors, inputs["score_type"], inputs["lengths"]), tensors[0].shape[2])
+    seen = dequantised(*tensors, inputs["score_type"], inputs["lengths"])
     (output,) = wide.reference({**others, **dict(zip(("query", "key", "value"), seen, strict=True))}, rows, softmax)
     return (output.to(tensors[0].dtype),)
 
@@ -127,8 +135,8 @@ def _flops(case: Case) -> float:
 
 
 def _bytes(case: Case, element_size: int) -> float:
-    # In 8 bits once written and once read, beside what is read and written in the inputs' precision.
-    return math.prod(case["shape"]) * (4.0 * element_size + 6)
+    # In 8 bits keys and values are written once and read once, beside all that is in the inputs' precision.
+    return math.prod(case["shape"]) * (4.0 * element_size + 4)
 
 
 SPEC = Spec(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -12,8 +13,16 @@ ScoreType = Literal["e4m3", "int8"]
 SCORE_TYPES: dict[ScoreType, torch.dtype] = {"e4m3": torch.float8_e4m3fn, "int8": torch.int8}
 MOST: dict[ScoreType, float] = {"e4m3": 448.0, "int8": 127.0}
 
-# Keys that share a scale, and what the sequence is filled up to a multiple of.
+# Keys in int8 that share a scale, and what the sequence is filled up to a multiple of.
 BLOCK = 128
+
+# Tokens at most that are looked at before all are rounded. Their keys' mean is taken off all keys: softmax sees nothing
+# that all keys have in common, whatever it is, so this does what the mean of all would, without a pass over all.
+SAMPLE = 256
+
+# What a head's scale leaves room for: so many times the greatest magnitude in the sample. Where e4m3 has room for that,
+# it rounds no less exactly; where a head has numbers that are greater still, it is rounded anew, by its greatest.
+HEADROOM = 64.0
 
 LOG2_E = math.log2(math.e)
 
@@ -21,7 +30,7 @@ LOG2_E = math.log2(math.e)
 TOP_EXPONENT = 8.0
 
 # The least magnitude that is scaled to a type's greatest, so that a block of zeros is divided by something.
-LEAST = 2.0**-100
+LEAST = 2.0**-80
 
 # Where each of 16 keys stands among the stored values: lane by lane as a Hopper matrix unit hands out scores, which are
 # then probabilities without a word exchanged between lanes.
@@ -31,27 +40,58 @@ _PLACES = [LANE_ORDER.index(key) for key in range(16)]
 
 @dataclass(frozen=True, eq=False)
 class Quantised:
-    """Queries, keys and values in 8 bits, contiguous; ``padded_len`` is seq_len filled up to a multiple of BLOCK.
+    """Keys and values in 8 bits, contiguous; ``padded_len`` is seq_len filled up to a multiple of BLOCK.
 
     Args:
-        query: e4m3 or int8 ``(batch, num_heads, padded_len, head_dim)``, zeros past seq_len.
-        key: Likewise, less the mean of the head's keys.
+        key: e4m3 or int8 ``(batch, num_heads, padded_len, head_dim)``, mixed, less their sampled mean, zeros past
+            seq_len.
         value: e4m3 ``(batch, num_heads, head_dim, padded_len)``, the keys of each 16 in LANE_ORDER.
-        query_scale: float32 ``(batch, num_heads, padded_len)``, with the scale of attention and log2(e) in it.
-        key_scale: float32 ``(batch, num_heads, padded_len / BLOCK)``.
-        value_scale: float32 ``(batch, num_heads, head_dim)``.
+        key_scale: float32 ``(batch, num_heads, 1)``, of int8 ``(batch, num_heads, padded_len / BLOCK)``: e4m3 rounds
+            small numbers as well as great ones, and needs no scale that attention would have to look up at every step.
+        value_scale: float32 ``(batch, num_heads)``.
     """
 
-    query: torch.Tensor
     key: torch.Tensor
     value: torch.Tensor
-    query_scale: torch.Tensor
     key_scale: torch.Tensor
     value_scale: torch.Tensor
 
 
+@lru_cache(maxsize=8)
+def mixing(head_dim: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return Sylvester's matrix of ones and minus ones ``(head_dim, head_dim)``, its own transpose.
+
+    Queries and keys are both multiplied by it, which makes each of their products head_dim times as great and leaves it
+    otherwise as it is. Rounding to e4m3 is relative, so a product is off by its largest terms: in trained models, those
+    of the few channels in which queries and keys are both large. Mixed, all channels are about as large, and all terms.
+
+    Source: arXiv:2407.08608, incoherent processing; without its random signs, which change no error here.
+    """
+    matrix = torch.ones(1, 1, dtype=dtype, device=device)
+    while matrix.shape[0] < head_dim:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix
+
+
+def rounded_query(query: torch.Tensor, score_type: ScoreType = "e4m3") -> tuple[torch.Tensor, torch.Tensor]:
+    """Return queries mixed and rounded, and the scale of each.
+
+    Args:
+        query: ``(batch, num_heads, seq_len, head_dim)``.
+        score_type: What they become.
+
+    Returns:
+        In 8 bits, the same shape; and ``(batch, num_heads, seq_len)``, by which products with keys, times the keys'
+        scale, are attention's exponents of two.
+    """
+    head_dim, most = query.shape[3], MOST[score_type]
+    query = _mixed(query)
+    query_most = query.abs().amax(3).clamp(min=LEAST)
+    scale = query_most / most * (head_dim**-1.5 * LOG2_E)
+    return _rounded(query * (most / query_most)[..., None], score_type), scale
+
+
 def quantised(
-    query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     score_type: ScoreType = "e4m3",
@@ -59,53 +99,74 @@ def quantised(
     *,
     rounds: bool = True,
 ) -> Quantised:
-    """Return queries, keys and values in 8 bits.
+    """Return keys and values in 8 bits.
 
     Args:
-        query: ``(batch, num_heads, seq_len, head_dim)``; computed in float64 if it is that, else in float32.
-        key: Likewise.
+        key: ``(batch, num_heads, seq_len, head_dim)``; computed in float64 if it is that, else in float32.
         value: Likewise.
-        score_type: What queries and keys become.
+        score_type: What keys become.
         lengths: int64 ``(batch,)``: keys at or past it are padding, which may hold anything; None where all count.
         rounds: If false, numbers are scaled and not rounded, and stay in the precision that they are computed in.
     """
-    seq_len, head_dim = query.shape[2:]
-    wide = torch.promote_types(query.dtype, torch.float32)
-    fill = (0, 0, 0, -seq_len % BLOCK)
-    most = MOST[score_type]
-    is_key = torch.ones(query.shape[0], 1, seq_len, 1, dtype=torch.bool, device=query.device)
-    if lengths is not None:
-        is_key = torch.arange(seq_len, device=query.device)[:, None] < lengths[:, None, None, None]
-    query = query.to(wide)
-    key, value = (x.to(wide).masked_fill(~is_key, 0) for x in (key, value))
-    mean = key.sum(2, keepdim=True) / is_key.sum(2, keepdim=True).clamp(min=1)
+    batch, _, seq_len, _ = key.shape
+    fill = 0, 0, 0, -seq_len % BLOCK
+    position = torch.arange(seq_len, device=key.device)[:, None]
+    limit = torch.full((batch,), seq_len, device=key.device) if lengths is None else lengths.clamp(max=seq_len)
+    limit = limit[:, None, None, None]
+    is_key = position < limit
+    key, value = _mixed(key.masked_fill(~is_key, 0)), value.masked_fill(~is_key, 0)
+    value = value.to(key.dtype)
+    is_sampled = is_key & (position % (-(-limit // SAMPLE)).clamp(min=1) == 0)
+    mean = key.masked_fill(~is_sampled, 0).sum(2, keepdim=True) / is_sampled.sum(2, keepdim=True).clamp(min=1)
     key = (key - mean).masked_fill(~is_key, 0)
-    query, key, value = (torch.nn.functional.pad(x, fill) for x in (query, key, value))
-    query_most = query.abs().amax(3).clamp(min=LEAST)
-    key_most = key.unflatten(2, (-1, BLOCK)).abs().amax((3, 4)).clamp(min=LEAST)
-    value_scale = value.abs().amax(2).clamp(min=LEAST) / MOST["e4m3"]
-    query = query * (most / query_most)[..., None]
-    key = key * (most / key_most).repeat_interleave(BLOCK, 2)[..., None]
-    value = (value / value_scale[:, :, None]).masked_fill(~torch.nn.functional.pad(is_key, fill), 0)
-    value = value.unflatten(2, (-1, 16))[:, :, :, LANE_ORDER].flatten(2, 3).transpose(2, 3)
+    value_scale = _head_scale(value, is_sampled)
+    key_scale = _head_scale(key, is_sampled)[..., None]
+    key, value = (torch.nn.functional.pad(x, fill) for x in (key, value))
+    if score_type == "int8":
+        key_scale = key.unflatten(2, (-1, BLOCK)).abs().amax((3, 4)).clamp(min=LEAST) / MOST["int8"]
+    key = key / key_scale.repeat_interleave(key.shape[2] // key_scale.shape[2], 2)[..., None]
+    # A scale that is no number makes none of the zeros past the end.
+    value = (value / value_scale[..., None, None]).masked_fill(~torch.nn.functional.pad(is_key, fill), 0)
+    value = value.unflatten(2, (-1, 16))[:, :, :, LANE_ORDER].flatten(2, 3).transpose(2, 3).contiguous()
     if rounds:
-        kind = SCORE_TYPES[score_type]
-        query, key = ((x.round() if score_type == "int8" else x).to(kind) for x in (query, key))
-        value = value.to(torch.float8_e4m3fn)
-    scale = head_dim**-0.5 * LOG2_E / most
-    return Quantised(query, key, value.contiguous(), query_most * scale, key_most / most, value_scale)
+        key, value = _rounded(key, score_type), value.to(torch.float8_e4m3fn)
+    return Quantised(key, value, key_scale, value_scale)
 
 
-def dequantised(found: Quantised, seq_len: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the queries, keys and values that attention in 8 bits sees, ``(batch, num_heads, seq_len, head_dim)``."""
-    head_dim = found.query.shape[3]
-    query_scale = found.query_scale / (head_dim**-0.5 * LOG2_E)
-    key_scale = found.key_scale.repeat_interleave(BLOCK, 2)
-    wide = query_scale.dtype
-    value = found.value.to(wide).transpose(2, 3).unflatten(2, (-1, 16))[:, :, :, _PLACES].flatten(2, 3)
-    value = value * found.value_scale[:, :, None]
-    query, key = found.query.to(wide) * query_scale[..., None], found.key.to(wide) * key_scale[..., None]
-    return query[:, :, :seq_len], key[:, :, :seq_len], value[:, :, :seq_len]
+def _head_scale(x: torch.Tensor, is_sampled: torch.Tensor) -> torch.Tensor:
+    """Return by what each head is divided before it becomes e4m3, ``(batch, num_heads)``."""
+    room = HEADROOM * x.masked_fill(~is_sampled, 0).abs().amax((2, 3)).clamp(min=LEAST)
+    greatest = x.abs().amax((2, 3))
+    # Written so that NaN stays NaN.
+    return torch.where(greatest <= room, room, greatest) / MOST["e4m3"]
+
+
+def _mixed(x: torch.Tensor) -> torch.Tensor:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return x.to(wide) @ mixing(x.shape[3], wide, x.device)
+
+
+def _rounded(x: torch.Tensor, score_type: ScoreType) -> torch.Tensor:
+    return (x.round() if score_type == "int8" else x).to(SCORE_TYPES[score_type])
+
+
+def dequantised(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, score_type: ScoreType, lengths: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what attention in 8 bits sees of queries, keys and values, ``(batch, num_heads, seq_len, head_dim)``."""
+    seq_len, head_dim = query.shape[2:]
+    rows, row_scale = rounded_query(query, score_type)
+    found = quantised(key, value, score_type, lengths)
+    wide = row_scale.dtype
+    mixer = mixing(head_dim, wide, query.device)
+    key_scale = found.key_scale.repeat_interleave(found.key.shape[2] // found.key_scale.shape[2], 2)
+    # Back to products of their own size, and to their own channels.
+    row_scale = row_scale * (head_dim**0.5 / LOG2_E)
+    seen_query = (rows.to(wide) * row_scale[..., None]) @ mixer
+    seen_key = (found.key.to(wide) * key_scale[..., None]) @ mixer / head_dim
+    seen_value = found.value.to(wide).transpose(2, 3).unflatten(2, (-1, 16))[:, :, :, _PLACES].flatten(2, 3)
+    seen_value = seen_value * found.value_scale[..., None, None]
+    return seen_query, seen_key[:, :, :seq_len], seen_value[:, :, :seq_len]
 
 
 def softmax(scores: torch.Tensor) -> torch.Tensor:

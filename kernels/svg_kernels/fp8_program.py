@@ -6,10 +6,10 @@ import triton
 import triton.language as tl
 
 from svg_kernels.block_sparse_program import _count_below, _looked_up, _row_of_program
-from svg_kernels.fp8_model import TOP_EXPONENT
+from svg_kernels.fp8_model import LEAST, TOP_EXPONENT
 from svg_kernels.pattern_mask import place_keep
 
-_TOP_EXPONENT = tl.constexpr(TOP_EXPONENT)
+_TOP_EXPONENT, _LEAST = tl.constexpr(TOP_EXPONENT), tl.constexpr(LEAST)
 
 # 1.5 * 2 ** 23, as bits and as a number: to add an integer up to 2 ** 22 to the bits is to add it to the number.
 FLOAT_BITS = tl.constexpr(0x4B400000)
@@ -26,6 +26,35 @@ def to_e4m3(x, INTERPRET: tl.constexpr):
         step = tl.maximum(magnitude, 0.015625) * 1572864.0
         x = (x + step) - step
     return x.to(tl.float8e4nv)
+
+
+@triton.jit
+def rounded(x, IS_INT8: tl.constexpr, INTERPRET: tl.constexpr):
+    """Return float32 numbers of at most the type's greatest magnitude rounded to it: int8 or e4m3."""
+    # A sum with 1.5 * 2 ** 23 has no place for fractions: the nearest integer, ties to even.
+    return (x + FLOAT_OFFSET - FLOAT_OFFSET).to(tl.int8) if IS_INT8 else to_e4m3(x, INTERPRET)
+
+
+@triton.jit
+def bits(x):
+    """Return float32 numbers that are not negative as integers of the same order; infinity and then NaN come last."""
+    return x.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def mixed(rows, mixing, ROWS: tl.constexpr, HALF: tl.constexpr, INTERPRET: tl.constexpr):
+    """Return ``(ROWS, 2 * HALF)`` queries or keys times ``fp8_model.mixing``, in float32.
+
+    ``mixing`` points at that of HALF channels, of which twice as many take two products, and a sum and a difference.
+    """
+    channel = tl.arange(0, HALF)
+    mixer = tl.load(mixing + channel[:, None] * HALF + channel[None, :])
+    even, odd = tl.split(rows.reshape(ROWS, HALF, 2))
+    if INTERPRET:
+        # It has no bfloat16 products.
+        mixer, even, odd = mixer.to(tl.float32), even.to(tl.float32), odd.to(tl.float32)
+    even, odd = tl.dot(even, mixer, input_precision="ieee"), tl.dot(odd, mixer, input_precision="ieee")
+    return tl.join(even + odd, even - odd).reshape(ROWS, 2 * HALF)
 
 
 @triton.jit
@@ -83,25 +112,47 @@ def _accumulate(
     return total, more, new_peak, weight
 
 
+@triton.jit
+def _rounded_queries(
+    query, room, mixing, queries, stride_token, seq_len,
+    HEAD_DIM: tl.constexpr, QUERIES: tl.constexpr, IS_INT8: tl.constexpr, MOST: tl.constexpr, INTERPRET: tl.constexpr,
+):  # fmt: skip
+    """Return queries of one head mixed and in 8 bits, and the greatest magnitude of each before."""
+    channel = tl.arange(0, HEAD_DIM)
+    at = queries.to(tl.int64)[:, None] * stride_token + channel[None, :]
+    rows = tl.load(query + at, (queries < seq_len)[:, None], 0.0)
+    rows = mixed(rows, mixing, QUERIES, HEAD_DIM // 2, INTERPRET)
+    most = tl.maximum(tl.max(bits(tl.abs(rows)), 1), bits(tl.full([QUERIES], _LEAST, tl.float32)))
+    most = most.to(tl.float32, bitcast=True)
+    # What is computed stays in registers, too many of them. What is read is multiplied out of shared memory.
+    room += queries.to(tl.int64)[:, None] * HEAD_DIM + channel[None, :]
+    tl.store(room, rounded(rows * (MOST / most)[:, None], IS_INT8, INTERPRET))
+    tl.debug_barrier()
+    return tl.load(room), most
+
+
 # Numbers that change from prompt to prompt, or from palette to palette, get no program of their own.
 @triton.jit(do_not_specialize=["num_items", "num_heads", "num_rows", "num_heavy", "seq_len"])
 def attention(
-    query, key, value, query_scale, key_scale, value_scale, output,
+    query, key, value, key_scale, value_scale, mixing, room, output,
     starts, full_counts, partial_counts, tiles, row_order, integers, assignment, lengths,
     lookup_query_tile, lookup_key_tile, lookup_states, lookup_places,
+    stride_query_item, stride_query_head, stride_query_token,
     stride_output_item, stride_output_head, stride_output_token,
     stride_assignment_item, stride_assignment_head,
-    num_items, num_heads, num_rows, num_heavy, seq_len, padded_len,
+    num_items, num_heads, num_rows, num_heavy, seq_len, padded_len, scale_log2,
     HEAD_DIM: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, SCALED_KEYS: tl.constexpr,
     ROW_SPLIT: tl.constexpr, KEY_SPLIT: tl.constexpr, HAS_PARTIAL: tl.constexpr, HAS_RAGGED_KEYS: tl.constexpr,
-    IS_INT8: tl.constexpr, IS_TWO_STAGE: tl.constexpr, IS_SPLIT: tl.constexpr, INTERPRET: tl.constexpr,
+    IS_INT8: tl.constexpr, MOST: tl.constexpr, IS_TWO_STAGE: tl.constexpr, IS_SPLIT: tl.constexpr,
+    INTERPRET: tl.constexpr,
 ):  # fmt: skip
-    """Attend for one block of queries.
+    """Round one block of queries to 8 bits, and attend for it.
 
-    Layout, contiguous, with ``padded_len`` a multiple of 128: query and key ``(items, heads, padded_len, HEAD_DIM)``
-    and value ``(items, heads, HEAD_DIM, padded_len)``, all three as descriptors of matrices; query_scale
-    ``(items, heads, padded_len)``, key_scale one of every SCALED_KEYS keys, value_scale ``(items, heads, HEAD_DIM)``.
-    ROW_SPLIT blocks of queries share a row of tiles; KEY_SPLIT steps walk through one tile.
+    Layout, contiguous, with ``padded_len`` a multiple of 128: key and room for queries in 8 bits
+    ``(items, heads, padded_len, HEAD_DIM)``, value ``(items, heads, HEAD_DIM, padded_len)``; key and value are
+    descriptors of matrices. value_scale is ``(items, heads)``, and so is key_scale, or of int8 one of every SCALED_KEYS
+    keys. query and output are ``(items, heads, seq_len, HEAD_DIM)``. ROW_SPLIT blocks of queries share a row of tiles;
+    KEY_SPLIT steps walk through one tile.
     """
     item, head, pattern, row, part = _row_of_program(
         row_order, assignment, stride_assignment_item, stride_assignment_head, num_items, num_heads, num_rows,
@@ -115,7 +166,7 @@ def attention(
     full_count = tl.load(full_counts + row_index)
     tile_keys: tl.constexpr = BLOCK_KEYS * KEY_SPLIT
     lane = item * num_heads + head
-    key_scale += lane * (padded_len // SCALED_KEYS)
+    key_scale += lane * (padded_len // SCALED_KEYS) if IS_INT8 else lane
 
     # Tiles that the end of the keys cuts are masked; those past it are left out.
     limit = seq_len
@@ -128,9 +179,15 @@ def attention(
         whole_count -= ((full_count > 0) & is_last_cut).to(tl.int32)
 
     first_token, first_channel = lane * padded_len, lane * HEAD_DIM
-    block = query.load([first_token + query_start, 0])
     queries = query_start + tl.arange(0, BLOCK_QUERIES)
-    row_scale = tl.load(query_scale + first_token + queries)
+    query += item.to(tl.int64) * stride_query_item + head.to(tl.int64) * stride_query_head
+    block, most = _rounded_queries(
+        query, room + first_token.to(tl.int64) * HEAD_DIM, mixing, queries, stride_query_token, seq_len,
+        HEAD_DIM, BLOCK_QUERIES, IS_INT8, MOST, INTERPRET,
+    )  # fmt: skip
+    row_scale = most * (scale_log2 / MOST)
+    if not IS_INT8:
+        row_scale *= tl.load(key_scale)
     CHANNELS: tl.constexpr = HEAD_DIM // 2 if IS_SPLIT else HEAD_DIM
     total = tl.zeros([BLOCK_QUERIES, CHANNELS], tl.float32)
     more = 0.0
@@ -149,7 +206,9 @@ def attention(
         more_values = 0.0
         if IS_SPLIT:
             more_values = value.load([first_channel + CHANNELS, key_start])
-        factor = row_scale * tl.load(key_scale + key_start // SCALED_KEYS)
+        factor = row_scale
+        if IS_INT8:
+            factor *= tl.load(key_scale + key_start // SCALED_KEYS)
         scores = _scores(block, keys, IS_INT8, BLOCK_QUERIES, BLOCK_KEYS)
         total, more, peak, weight = _accumulate(
             scores, factor, values, more_values, total, more, peak, weight, IS_INT8, IS_TWO_STAGE,
@@ -169,7 +228,9 @@ def attention(
                 more_values = 0.0
                 if IS_SPLIT:
                     more_values = value.load([first_channel + CHANNELS, key_start])
-                factor = row_scale * tl.load(key_scale + key_start // SCALED_KEYS)
+                factor = row_scale
+                if IS_INT8:
+                    factor *= tl.load(key_scale + key_start // SCALED_KEYS)
                 columns = key_start + tl.arange(0, BLOCK_KEYS)
                 keep = (columns < limit)[None, :]
                 if HAS_PARTIAL:
@@ -188,13 +249,10 @@ def attention(
                 )  # fmt: skip
 
     # A query that keeps no key gets zeros.
-    scale = 1.0 / tl.where(weight == 0.0, 1.0, weight)
+    scale = tl.load(value_scale + lane) / tl.where(weight == 0.0, 1.0, weight)
     channel = tl.arange(0, CHANNELS)
-    value_scale += first_channel + channel
     output += item.to(tl.int64) * stride_output_item + head.to(tl.int64) * stride_output_head
     output += queries.to(tl.int64)[:, None] * stride_output_token + channel[None, :]
-    total = total * scale[:, None] * tl.load(value_scale)[None, :]
-    tl.store(output, total.to(output.dtype.element_ty), (queries < seq_len)[:, None])
+    tl.store(output, (total * scale[:, None]).to(output.dtype.element_ty), (queries < seq_len)[:, None])
     if IS_SPLIT:
-        more = more * scale[:, None] * tl.load(value_scale + CHANNELS)[None, :]
-        tl.store(output + CHANNELS, more.to(output.dtype.element_ty), (queries < seq_len)[:, None])
+        tl.store(output + CHANNELS, (more * scale[:, None]).to(output.dtype.element_ty), (queries < seq_len)[:, None])

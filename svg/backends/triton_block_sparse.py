@@ -10,6 +10,7 @@ from svg.backends._fp8 import SCORES, Precision, check_precision, name_of
 from svg.backends._per_head import check_bands, check_fits, check_tensors
 from svg.backends._reach import TRITON, able_sparse
 from svg.backends._tile_states import tile_lists
+from svg.pattern_orders import stacked_orders
 from svg.placement import resident, send
 from svg.plan import AttentionPlan
 
@@ -79,6 +80,30 @@ class TritonBlockSparseBackend:
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
     ) -> torch.Tensor:
         """Return attention under the plan, ``(batch, num_heads, seq_len, head_dim)``. Does not wait for the device."""
+        return self._attend(query, key, value, plan, None)
+
+    @property
+    def orders_keys(self) -> bool:
+        """Whether ``attend_unordered`` saves the pass that puts keys and values in the plan's order."""
+        return self.precision != "bf16"
+
+    def attend_unordered(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
+    ) -> torch.Tensor:
+        """As a call, of keys and values in the original order: the pass that rounds them lays them out."""
+        if self.precision == "bf16" or not plan.is_reordered:
+            return self._attend(query, *plan.arrange_keys(key, value), plan, None)
+        _, orders, _ = stacked_orders(plan.patterns, key.shape[2], key.device)
+        return self._attend(query, key, value, plan, orders)
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        plan: AttentionPlan,
+        orders: torch.Tensor | None,
+    ) -> torch.Tensor:
         check_tensors(self.name, query, key, value)
         self.check(query, plan)
         from svg_kernels import block_sparse_attention as kernel
@@ -91,9 +116,9 @@ class TritonBlockSparseBackend:
         assignment = resident(plan.assignment, query.device)
         lengths = None if plan.key_lengths is None else send(plan.key_lengths, query.device)
         if self.precision != "bf16":
-            quantised, launches = fp8_inputs.prepare(query, key, value, SCORES[self.precision], lengths)
-            in_8_bits = fp8_attention.settings_for(query.shape[-1])
-            launches.append(fp8_attention.prepare(quantised, output, lists, assignment, lengths, in_8_bits))
+            score_type, settings_8 = SCORES[self.precision], fp8_attention.settings_for(query.shape[-1])
+            keys, launches = fp8_inputs.prepare(key, value, score_type, lengths, orders, assignment)
+            launches.append(fp8_attention.prepare(query, keys, output, lists, assignment, lengths, settings_8))
         else:
             major, minor = torch.cuda.get_device_capability(query.device) if query.is_cuda else LEAST_CAPABILITY
             settings = kernel.settings_for(query.shape[-1], query.element_size(), 10 * major + minor)

@@ -59,6 +59,28 @@ class CheckedBackend:
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
     ) -> torch.Tensor:
         output = self.backend(query, key, value, plan)
+        self._compare(query, key, value, plan, output)
+        return output
+
+    @property
+    def orders_keys(self) -> bool:
+        return getattr(self.backend, "orders_keys", False)
+
+    def attend_unordered(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
+    ) -> torch.Tensor:
+        output = self.backend.attend_unordered(query, key, value, plan)
+        self._compare(query, *plan.arrange_keys(key, value), plan, output)
+        return output
+
+    def _compare(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        plan: AttentionPlan,
+        output: torch.Tensor,
+    ) -> None:
         taken = {plan.patterns[index] for index in plan.assignment.unique().tolist()}
         if not taken <= set(self._seen):
             self._seen |= taken
@@ -74,7 +96,6 @@ class CheckedBackend:
             self.relative_error = max(self.relative_error, relative)
             if error >= self.error:
                 self.error, self.allowed = error, allowed
-        return output
 
 
 def attention_error(

@@ -225,7 +225,7 @@ class Attachment:
             )
         self.receipt = Receipt()
         self._clock = StepClock(adapter.branches)
-        self._finite = FiniteWatch()
+        self._finite = FiniteWatch(None if parallel is None else parallel.gather)
         self._timestep: tuple[torch.Tensor | None, float] = (None, 0.0)
         self._layout: TokenLayout | None = None
         self._schedule = DenseSchedule(0, 0)

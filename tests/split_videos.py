@@ -1,5 +1,7 @@
 """Makes videos in one process, and again in 2 and in 4 forked ones that share each over gloo, and compares.
 
+Last, one of two processes gets an output that is not finite, and each says how it ends.
+
 A program of its own, so that what is forked holds no thread: ``python -m tests.split_videos FOLDER`` prints a line for
 each case and number of processes: its name, the number and what differs, or ``equal``.
 """
@@ -23,11 +25,13 @@ import torch.distributed as dist
 import svg
 from experiments.loading import PROJECT
 from svg.methods.cached_choice import CachedChoice
+from svg.methods.dense import Dense
 from svg.methods.one_pattern import OnePattern
 from svg.methods.oracle_blocks import OracleBlocks
 from svg.methods.random_blocks import RandomBlocks
 from svg.methods.random_choice import RandomChoice
 from svg.models import adapter_for
+from tests.spoiled import Spoiled
 from tests.tiny_cogvideox import picture, tiny_cogvideox_pipeline
 from tests.tiny_cosmos import tiny_cosmos_pipeline
 from tests.tiny_pipelines import (
@@ -151,6 +155,15 @@ def example(rank: int, size: int, folder: Path) -> str:
     return "equal" if is_equal else "the video or what its heads chose"
 
 
+def error_of_all(pipeline: Any, is_spoiled: bool, group: Any) -> str:
+    """Return the place that a process names which is one of two, when the last call of a step holds NaN in one."""
+    # Two layers and two branches: nothing of this step comes after the fourth call.
+    dense = Spoiled(4 if is_spoiled else 0)
+    with pytest.raises(ValueError) as caught, svg.attach(pipeline, Dense(), dense_backend=dense, parallel=group):
+        generate(pipeline)
+    return str(caught.value).split(":")[0]
+
+
 def child(rank: int, size: int, pipelines: dict[str, Any], expected: dict[str, Any], folder: Path) -> list[str]:
     """Share every case's video with the other processes, and return a line for each."""
     store = dist.FileStore(str(folder / f"store-{size}"), size)
@@ -161,6 +174,8 @@ def child(rank: int, size: int, pipelines: dict[str, Any], expected: dict[str, A
             split_by_diffusers(pipelines[name], size)
         split = video(pipelines[name], case, dist.group.WORLD)
         lines.append(f"{name}: {size}: {difference(split, expected[name])}")
+    if size == 2:
+        lines.append(f"not finite: {size}: {error_of_all(pipelines['Wan'], rank == 1, dist.group.WORLD)}")
     dist.destroy_process_group()
     if size == 2:
         lines.append(f"the example: {size}: {example(rank, size, folder)}")

@@ -15,6 +15,7 @@ from svg.cost.verify import CheckedBackend
 from svg.methods.dense import Dense
 from svg.pattern import TokenPattern
 from svg.plan import AttentionPlan, HeadPattern
+from tests.spoiled import Spoiled
 from tests.tiny_pipelines import generate, tiny_wan_pipeline
 
 SEQ_LEN = 147
@@ -138,25 +139,6 @@ class Halved:
 
     def __call__(self, query, key, value, plan):
         return backends.get("reference")(query, key, 0.5 * value, plan)
-
-
-class Spoiled:
-    """The model of FP8, whose query holds NaN in one call."""
-
-    name, precision = "reference_fp8", "fp8"
-
-    def __init__(self, call: int) -> None:
-        self.calls, self.call = 0, call
-
-    def check(self, query, plan):
-        pass
-
-    def __call__(self, query, key, value, plan):
-        self.calls += 1
-        if self.calls == self.call:
-            query = query.clone()
-            query[0, 0, 0, 0] = torch.nan
-        return backends.get("reference", precision="fp8")(query, key, value, plan)
 
 
 # Two layers and two branches: the first call of the second step, and the last of all.

@@ -53,6 +53,11 @@ def test_the_example_of_the_documents_makes_one_processs_video(said):
     assert said["the example", 2] == ["equal"] * 2
 
 
+@pytest.mark.slow
+def test_what_is_not_finite_in_one_process_ends_all_with_its_place(said):
+    assert said["not finite", 2] == ["step 0, layer 1, branch uncond"] * 2
+
+
 @pytest.mark.gpu
 def test_two_gpus_make_one_gpus_video_of_the_example(tmp_path):
     if torch.cuda.device_count() < 2:

@@ -61,16 +61,21 @@ class Quantised:
 def mixing(head_dim: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return Sylvester's matrix of ones and minus ones ``(head_dim, head_dim)``, its own transpose.
 
-    Queries and keys are both multiplied by it, which makes each of their products head_dim times as great and leaves it
-    otherwise as it is. Rounding to e4m3 is relative, so a product is off by its largest terms: in trained models, those
-    of the few channels in which queries and keys are both large. Mixed, all channels are about as large, and all terms.
+    Queries and keys are both multiplied by it, which makes their products head_dim times as great and leaves them
+    otherwise as they are. Rounding to e4m3 is relative, so a product is off by its largest terms: in trained models,
+    those of the few channels in which queries and keys are both large. Mixed, all channels are about as large, and all
+    terms. Where head_dim is no power of two, channels are mixed, and products grow, by the largest that divides it.
 
     Source: arXiv:2407.08608, incoherent processing; without its random signs, which change no error here.
     """
     matrix = torch.ones(1, 1, dtype=dtype, device=device)
-    while matrix.shape[0] < head_dim:
+    while matrix.shape[0] < _growth(head_dim):
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return matrix
+    return torch.block_diag(*[matrix] * (head_dim // _growth(head_dim)))
+
+
+def _growth(head_dim: int) -> int:
+    return head_dim & -head_dim
 
 
 def rounded_query(query: torch.Tensor, score_type: ScoreType = "e4m3") -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,7 +92,7 @@ def rounded_query(query: torch.Tensor, score_type: ScoreType = "e4m3") -> tuple[
     head_dim, most = query.shape[3], MOST[score_type]
     query = _mixed(query)
     query_most = query.abs().amax(3).clamp(min=LEAST)
-    scale = query_most / most * (head_dim**-1.5 * LOG2_E)
+    scale = query_most / most * (head_dim**-0.5 / _growth(head_dim) * LOG2_E)
     return _rounded(query * (most / query_most)[..., None], score_type), scale
 
 
@@ -163,7 +168,7 @@ def dequantised(
     # Back to products of their own size, and to their own channels.
     row_scale = row_scale * (head_dim**0.5 / LOG2_E)
     seen_query = (rows.to(wide) * row_scale[..., None]) @ mixer
-    seen_key = (found.key.to(wide) * key_scale[..., None]) @ mixer / head_dim
+    seen_key = (found.key.to(wide) * key_scale[..., None]) @ mixer / _growth(head_dim)
     seen_value = found.value.to(wide).transpose(2, 3).unflatten(2, (-1, 16))[:, :, :, _PLACES].flatten(2, 3)
     seen_value = seen_value * found.value_scale[..., None, None]
     return seen_query, seen_key[:, :, :seq_len], seen_value[:, :, :seq_len]

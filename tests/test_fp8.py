@@ -13,8 +13,12 @@ from svg import backends
 from svg.block_mask import BlockMask
 from svg.cost.verify import CheckedBackend
 from svg.methods.dense import Dense
+from svg.methods.one_pattern import OnePattern
 from svg.pattern import TokenPattern
 from svg.plan import AttentionPlan, HeadPattern
+from svg_kernels import fp8_model
+from tests.backend_cases import CASES
+from tests.backend_cases import SEQ_LEN as SEQ_LEN_OF_CASES
 from tests.spoiled import Spoiled
 from tests.tiny_pipelines import generate, tiny_wan_pipeline
 
@@ -54,6 +58,64 @@ def test_the_model_of_fp8_is_off_by_its_rounding_wherever_the_keys_mean_is(call,
     assert relative_error(model(query, key + 30, value, plan), exact) < 1.1 * most
 
 
+def test_the_model_of_fp8_is_off_no_further_where_few_channels_make_the_scores(call):
+    query, key, value, plan = call
+    few = torch.ones(64)
+    few[[3, 40]] = 5.0
+    query, key = 0.3 * few * query, few * key
+    exact = backends.get("reference")(query.double(), key.double(), value.double(), plan)
+    error = relative_error(backends.get("reference", precision="fp8")(query, key, value, plan), exact)
+    # Rounded as they are, by scales as good as any.
+    seen = [(x / 8).to(torch.float8_e4m3fn).float() * 8 for x in (query, key - key.mean(2, keepdim=True))]
+    unmixed = relative_error(backends.get("reference")(*seen, value, plan), exact)
+    assert error < 0.06 < unmixed
+
+
+def test_numbers_far_greater_than_any_that_were_looked_at_are_not_cut_off():
+    query, *tensors = torch.randn(3, 1, 1, 515, 64, generator=torch.Generator().manual_seed(0))
+    # Every third token is looked at.
+    for x in tensors:
+        x[:, :, 100] *= 300
+    _, *seen = fp8_model.dequantised(query, *tensors, "e4m3", None)
+    for found, x in zip(seen, tensors, strict=True):
+        assert relative_error(found[:, :, 100], x[:, :, 100]) < 0.04
+    assert relative_error(seen[1][:, :, :100], tensors[1][:, :, :100]) < 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_keys_that_the_kernel_puts_in_order_are_those_that_were_put_before(precision):
+    plan = CASES["a_mask_per_head_with_orders_that_differ_for_queries_and_keys"]()
+    query, key, value = torch.randn(3, 2, 3, SEQ_LEN_OF_CASES, 64, generator=torch.Generator().manual_seed(0))
+    backend = backends.get("triton_block_sparse", precision=precision)
+    query = plan.arrange_query(query)
+    expected = backend(query, *plan.arrange_keys(key, value), plan)
+    assert torch.equal(backend.attend_unordered(query, key, value, plan), expected)
+
+
+class OrdersKeys(backends.get("reference").__class__):
+    """A backend that is handed reordered plans with their keys in the original order only."""
+
+    orders_keys = True
+
+    def __call__(self, query, key, value, plan):
+        assert not plan.is_reordered
+        return super().__call__(query, key, value, plan)
+
+    def attend_unordered(self, query, key, value, plan):
+        return super().__call__(query, *plan.arrange_keys(key, value), plan)
+
+
+def test_a_backend_that_orders_keys_is_handed_them_as_they_stand_and_checked_so():
+    pipeline, method = tiny_wan_pipeline(), OnePattern(density=0.8, block_size=2, pattern="temporal")
+    with svg.attach(pipeline, method, "reference"):
+        expected = generate(pipeline)
+    checked = CheckedBackend(OrdersKeys())
+    with svg.attach(pipeline, method, checked):
+        assert torch.equal(generate(pipeline), expected)
+    assert checked.checked > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_kernel_computes_what_its_model_says(call, precision):
@@ -84,7 +146,8 @@ def test_what_is_not_finite_stays_so_and_padding_may_hold_it(call, role, value):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("role", range(3))
 def test_what_is_not_finite_is_so_after_the_kernel_too(precision, role):
-    tensors = list(torch.randn(3, 1, 2, 20, 64, generator=torch.Generator().manual_seed(0)))
+    # Of 257 tokens every second is looked at beforehand, and the fourth is none of them.
+    tensors = list(torch.randn(3, 1, 2, 257, 64, generator=torch.Generator().manual_seed(0)))
     tensors[role][0, 0, 3, 5] = torch.inf
     output = backends.get("triton_block_sparse", precision=precision)(*tensors, AttentionPlan.dense())
     assert not output[0, 0, 3].isfinite().all()

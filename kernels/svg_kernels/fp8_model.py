@@ -91,9 +91,17 @@ def rounded_query(query: torch.Tensor, score_type: ScoreType = "e4m3") -> tuple[
     """
     head_dim, most = query.shape[3], MOST[score_type]
     query = _mixed(query)
-    query_most = query.abs().amax(3).clamp(min=LEAST)
-    scale = query_most / most * (head_dim**-0.5 / _growth(head_dim) * LOG2_E)
-    return _rounded(query * (most / query_most)[..., None], score_type), scale
+    scale = most / query.abs().amax(3, keepdim=True).clamp(min=LEAST)
+    if score_type == "e4m3":
+        # Of two scales the one by which a query falls closer to numbers of e4m3.
+        wider = scale * 0.5**0.5
+        scale = torch.where(2 * _distance(query * wider) < _distance(query * scale), wider, scale)
+    back = head_dim**-0.5 / _growth(head_dim) * LOG2_E / scale
+    return _rounded(query * scale, score_type), back[..., 0]
+
+
+def _distance(x: torch.Tensor) -> torch.Tensor:
+    return (_rounded(x, "e4m3").to(x.dtype) - x).square().sum(3, keepdim=True)
 
 
 def quantised(

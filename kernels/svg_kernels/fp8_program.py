@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import triton
 import triton.language as tl
 
@@ -9,7 +11,7 @@ from svg_kernels.block_sparse_program import _count_below, _looked_up, _row_of_p
 from svg_kernels.fp8_model import LEAST, TOP_EXPONENT
 from svg_kernels.pattern_mask import place_keep
 
-_TOP_EXPONENT, _LEAST = tl.constexpr(TOP_EXPONENT), tl.constexpr(LEAST)
+_TOP_EXPONENT, _LEAST, _SQRT_HALF = tl.constexpr(TOP_EXPONENT), tl.constexpr(LEAST), tl.constexpr(math.sqrt(0.5))
 
 # 1.5 * 2 ** 23, as bits and as a number: to add an integer up to 2 ** 22 to the bits is to add it to the number.
 FLOAT_BITS = tl.constexpr(0x4B400000)
@@ -113,22 +115,35 @@ def _accumulate(
 
 
 @triton.jit
+def _distance(rows, scale, INTERPRET: tl.constexpr):
+    """Return the squared distance of each row, scaled, from what e4m3 makes of it."""
+    rows *= scale[:, None]
+    distance = to_e4m3(rows, INTERPRET).to(tl.float32) - rows
+    return tl.sum(distance * distance, 1)
+
+
+@triton.jit
 def _rounded_queries(
     query, room, mixing, queries, stride_token, seq_len,
     HEAD_DIM: tl.constexpr, QUERIES: tl.constexpr, IS_INT8: tl.constexpr, MOST: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
-    """Return queries of one head mixed and in 8 bits, and the greatest magnitude of each before."""
+    """Return queries of one head mixed and in 8 bits, and by what each was multiplied before it was rounded."""
     channel = tl.arange(0, HEAD_DIM)
     at = queries.to(tl.int64)[:, None] * stride_token + channel[None, :]
     rows = tl.load(query + at, (queries < seq_len)[:, None], 0.0)
     rows = mixed(rows, mixing, QUERIES, HEAD_DIM // 2, INTERPRET)
     most = tl.maximum(tl.max(bits(tl.abs(rows)), 1), bits(tl.full([QUERIES], _LEAST, tl.float32)))
-    most = most.to(tl.float32, bitcast=True)
+    scale = MOST / most.to(tl.float32, bitcast=True)
+    if not IS_INT8:
+        # As often as not a query falls closer to numbers of e4m3 when they are this much wider apart.
+        wider = scale * _SQRT_HALF
+        is_closer = 2 * _distance(rows, wider, INTERPRET) < _distance(rows, scale, INTERPRET)
+        scale = tl.where(is_closer, wider, scale)
     # What is computed stays in registers, too many of them. What is read is multiplied out of shared memory.
     room += queries.to(tl.int64)[:, None] * HEAD_DIM + channel[None, :]
-    tl.store(room, rounded(rows * (MOST / most)[:, None], IS_INT8, INTERPRET))
+    tl.store(room, rounded(rows * scale[:, None], IS_INT8, INTERPRET))
     tl.debug_barrier()
-    return tl.load(room), most
+    return tl.load(room), scale
 
 
 # Numbers that change from prompt to prompt, or from palette to palette, get no program of their own.
@@ -181,11 +196,11 @@ def attention(
     first_token, first_channel = lane * padded_len, lane * HEAD_DIM
     queries = query_start + tl.arange(0, BLOCK_QUERIES)
     query += item.to(tl.int64) * stride_query_item + head.to(tl.int64) * stride_query_head
-    block, most = _rounded_queries(
+    block, scale = _rounded_queries(
         query, room + first_token.to(tl.int64) * HEAD_DIM, mixing, queries, stride_query_token, seq_len,
         HEAD_DIM, BLOCK_QUERIES, IS_INT8, MOST, INTERPRET,
     )  # fmt: skip
-    row_scale = most * (scale_log2 / MOST)
+    row_scale = scale_log2 / scale
     if not IS_INT8:
         row_scale *= tl.load(key_scale)
     CHANNELS: tl.constexpr = HEAD_DIM // 2 if IS_SPLIT else HEAD_DIM

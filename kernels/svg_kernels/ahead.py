@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,8 @@ MOST_SHARED = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448,
 def compile_all(capability: int, dtype: torch.dtype = torch.bfloat16, names: list[str] | None = None) -> list[str]:
     """Compile each kernel's test cases, and those that are only compiled, and return a line for each.
 
-    It says ``serial`` where matrix products of Hopper wait for one another.
-    Kernels for newer GPUs only are left out.
+    Of kernels that multiply as only Hopper does it also says ``serial`` where matrix products wait for one another,
+    and ``spills`` where registers do not suffice. Kernels for newer GPUs only are left out.
 
     Raises:
         ValueError: If a kernel needs more shared memory than the GPU has, or multiplies float32 as TF32.
@@ -51,22 +52,22 @@ def _line(launch: Launch, capability: int) -> str:
         )
     if "tf32" in compiled.asm["ptx"]:
         raise ValueError(f'{launch.kernel.__name__} multiplies float32 as TF32; give tl.dot input_precision="ieee"')
-    return f"shared={shared}" + (" serial" if _is_serial(compiled.asm["ptx"], capability) else "")
+    remarks = _remarks(compiled.asm["ptx"], capability)
+    # It is so where ptxas cannot tell that nothing else writes to what the products add up.
+    is_serial = "wgmma.mma_async instructions are serialized" in remarks
+    has_spills = any(int(count) for count in re.findall(r"(\d+) bytes spill", remarks))
+    return f"shared={shared}" + " serial" * is_serial + " spills" * has_spills
 
 
-def _is_serial(ptx: str, capability: int) -> bool:
-    """Return whether ptxas lets each of Hopper's matrix products begin only when the one before has ended.
-
-    It does so where it cannot tell that nothing else writes to what they add up, and says it in its remarks only.
-    """
+def _remarks(ptx: str, capability: int) -> str:
+    """Return what ptxas, and nothing else, says of a kernel with Hopper's matrix products; nothing of other kernels."""
     if "wgmma.mma_async" not in ptx:
-        return False
+        return ""
     with TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(ptx)
         command = [knobs.nvidia.ptxas.path, "-v", f"--gpu-name=sm_{capability}a", str(source), "-o", os.devnull]
-        remarks = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    return "wgmma.mma_async instructions are serialized" in remarks
+        return subprocess.run(command, check=True, capture_output=True, text=True).stderr
 
 
 def main() -> int:

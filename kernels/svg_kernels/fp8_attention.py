@@ -165,6 +165,10 @@ SPEC = Spec(
             "score_type": "int8",
         },
     ),
+    compiled_cases=tuple(
+        {"shape": (1, 1, 400, head_dim), "tile": 128, "density": 0.5, "exact": False, "score_type": "e4m3"}
+        for head_dim in HEAD_DIMS
+    ),
     paper_cases=(
         *({**case, "score_type": "e4m3"} for case in wide.SPEC.paper_cases),
         {**wide.SPEC.paper_cases[0], "score_type": "int8"},

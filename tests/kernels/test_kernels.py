@@ -82,3 +82,4 @@ def test_kernels_compile_for_gpus_that_are_not_there_and_fit_their_shared_memory
     for head_dim in (64, 128, 256):
         assert any(f"{head_dim})," in line for line in lines if line.startswith("block_sparse_attention"))
     assert not any(" serial " in line for line in lines if line.split()[0].endswith("attention"))
+    assert not any(" spills " in line for line in lines if line.startswith("fp8"))

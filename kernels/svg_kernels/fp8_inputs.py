@@ -1,207 +1,18 @@
-"""Lay keys and values out in the order of their head's pattern and round them to 8 bits, in one pass over memory.
-
-A few of a head's tokens say by what its numbers are divided, with room to spare. Where one is greater still, which the
-pass finds out, the head is rounded once more.
-"""
+"""Lay keys and values out in the order of their head's pattern and round them to 8 bits, in one pass over memory."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-import triton
-import triton.language as tl
 
-from svg_kernels.fp8_model import (
-    BLOCK,
-    HEADROOM,
-    LEAST,
-    MOST,
-    SAMPLE,
-    SCORE_TYPES,
-    Quantised,
-    ScoreType,
-    mixing,
-    quantised,
-)
-from svg_kernels.fp8_program import bits, mixed, rounded, to_e4m3
+from svg_kernels.fp8_inputs_program import quantise, sample, settle
+from svg_kernels.fp8_model import BLOCK, MOST, SAMPLE, SCORE_TYPES, Quantised, ScoreType, mixing, quantised
 from svg_kernels.launch import Launch, is_interpreted
 from svg_kernels.spec import Case, Inputs, Spec
 
 # Programs for each head that look whether it must be rounded again.
 LOOKING = 16
-
-_LEAST, _HEADROOM, _MOST = tl.constexpr(LEAST), tl.constexpr(HEADROOM), tl.constexpr(MOST["e4m3"])
-
-
-@triton.jit
-def _rows(
-    x, orders, assignment, lane, place, is_wanted, stride_item, stride_head, stride_token,
-    stride_assignment_item, stride_assignment_head, num_heads, seq_len, HEAD_DIM: tl.constexpr,
-):  # fmt: skip
-    """Return the rows of one head that belong at the given places, zeros where none is wanted."""
-    item, head = lane // num_heads, lane % num_heads
-    source = place
-    if orders is not None:
-        pattern = tl.load(assignment + item * stride_assignment_item + head * stride_assignment_head)
-        source = tl.load(orders + pattern * seq_len + place, is_wanted, 0)
-    channel = tl.arange(0, HEAD_DIM)
-    x += item.to(tl.int64) * stride_item + head.to(tl.int64) * stride_head
-    at = source.to(tl.int64)[:, None] * stride_token + channel[None, :]
-    return tl.load(x + at, is_wanted[:, None] & (channel >= 0)[None, :], 0.0)
-
-
-@triton.jit
-def _limit(lengths, lane, num_heads, seq_len):
-    """Return how many keys of a head count."""
-    limit = seq_len
-    if lengths is not None:
-        limit = tl.minimum(tl.load(lengths + lane // num_heads).to(tl.int32), seq_len)
-    return limit
-
-
-@triton.jit
-def _greatest(x, ROWS: tl.constexpr):
-    """Return the greatest magnitude of all numbers as bits, at least that of LEAST."""
-    return tl.max(tl.maximum(tl.max(bits(tl.abs(x)), 1), bits(tl.full([ROWS], _LEAST, tl.float32))), 0)
-
-
-@triton.jit(do_not_specialize=["num_heads", "seq_len"])
-def _sample(
-    key, value, orders, assignment, mixing, mean, room, greatest, lengths,
-    stride_key_item, stride_key_head, stride_key_token, stride_value_item, stride_value_head, stride_value_token,
-    stride_assignment_item, stride_assignment_head, num_heads, seq_len,
-    HEAD_DIM: tl.constexpr, SAMPLE: tl.constexpr, STEP: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
-    """Find the mean of evenly spaced keys of one head, mixed, and how great its keys and values may become."""
-    lane, channel = tl.program_id(0), tl.arange(0, HEAD_DIM)
-    limit = _limit(lengths, lane, num_heads, seq_len)
-    apart = tl.maximum((limit + SAMPLE - 1) // SAMPLE, 1)
-    total = tl.zeros([HEAD_DIM], tl.float32)
-    value_most = bits(tl.full([], 0.0, tl.float32))
-    for start in range(0, SAMPLE, STEP):
-        place = (start + tl.arange(0, STEP)) * apart
-        keys = _rows(
-            key, orders, assignment, lane, place, place < limit, stride_key_item, stride_key_head, stride_key_token,
-            stride_assignment_item, stride_assignment_head, num_heads, seq_len, HEAD_DIM,
-        )  # fmt: skip
-        total += tl.sum(mixed(keys, mixing, STEP, HEAD_DIM // 2, INTERPRET), 0)
-        values = _rows(
-            value, orders, assignment, lane, place, place < limit, stride_value_item, stride_value_head,
-            stride_value_token, stride_assignment_item, stride_assignment_head, num_heads, seq_len, HEAD_DIM,
-        ).to(tl.float32)  # fmt: skip
-        value_most = tl.maximum(value_most, _greatest(values, STEP))
-    total /= tl.maximum((limit + apart - 1) // apart, 1)
-    key_most = bits(tl.full([], 0.0, tl.float32))
-    for start in range(0, SAMPLE, STEP):
-        place = (start + tl.arange(0, STEP)) * apart
-        keys = _rows(
-            key, orders, assignment, lane, place, place < limit, stride_key_item, stride_key_head, stride_key_token,
-            stride_assignment_item, stride_assignment_head, num_heads, seq_len, HEAD_DIM,
-        )  # fmt: skip
-        keys = mixed(keys, mixing, STEP, HEAD_DIM // 2, INTERPRET) - total[None, :]
-        key_most = tl.maximum(key_most, _greatest(tl.where((place < limit)[:, None], keys, 0.0), STEP))
-    tl.store(mean + lane * HEAD_DIM + channel, total)
-    tl.store(room + 2 * lane, key_most.to(tl.float32, bitcast=True) * _HEADROOM)
-    tl.store(room + 2 * lane + 1, value_most.to(tl.float32, bitcast=True) * _HEADROOM)
-    tl.store(greatest + 2 * lane, 0)
-    tl.store(greatest + 2 * lane + 1, 0)
-
-
-@triton.jit
-def _block(
-    tile, lane, key_most, value_most,
-    key, value, orders, assignment, mixing, mean, key_out, value_out, key_scale, limit,
-    stride_key_item, stride_key_head, stride_key_token, stride_value_item, stride_value_head, stride_value_token,
-    stride_assignment_item, stride_assignment_head, num_heads, seq_len, num_tiles,
-    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, IS_INT8: tl.constexpr, MOST: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
-    """Lay out and round one block of keys and values, and return the greatest of both as bits."""
-    channel, place = tl.arange(0, HEAD_DIM), tl.arange(0, BLOCK)
-    token = tile * BLOCK + place
-    # Known to divide by 16, so that stores are wide.
-    padded_len = num_tiles * BLOCK
-    rows = _rows(
-        key, orders, assignment, lane, token, token < limit, stride_key_item, stride_key_head, stride_key_token,
-        stride_assignment_item, stride_assignment_head, num_heads, seq_len, HEAD_DIM,
-    )  # fmt: skip
-    rows = mixed(rows, mixing, BLOCK, HEAD_DIM // 2, INTERPRET) - tl.load(mean + lane * HEAD_DIM + channel)[None, :]
-    rows = tl.where((token < limit)[:, None], rows, 0.0)
-    greatest_key = _greatest(rows, BLOCK)
-    if IS_INT8:
-        key_most = greatest_key.to(tl.float32, bitcast=True)
-        tl.store(key_scale + lane * num_tiles + tile, key_most / MOST)
-    target = (lane.to(tl.int64) * padded_len + token)[:, None] * HEAD_DIM + channel[None, :]
-    tl.store(key_out + target, rounded(rows * (MOST / key_most), IS_INT8, INTERPRET))
-
-    # LANE_ORDER of each 16.
-    source = tile * BLOCK + (place // 16 * 16 + place // 2 % 2 * 8 + place // 4 % 4 * 2 + place % 2)
-    rows = _rows(
-        value, orders, assignment, lane, source, source < limit, stride_value_item, stride_value_head,
-        stride_value_token, stride_assignment_item, stride_assignment_head, num_heads, seq_len, HEAD_DIM,
-    ).to(tl.float32)  # fmt: skip
-    greatest_value = _greatest(rows, BLOCK)
-    # A scale that is no number makes none of the zeros past the end.
-    rows = tl.where((source < limit)[:, None], rows * (_MOST / value_most), 0.0)
-    turned = (lane.to(tl.int64) * HEAD_DIM + channel)[:, None] * padded_len + token[None, :]
-    tl.store(value_out + turned, tl.trans(to_e4m3(rows, INTERPRET)))
-    return greatest_key, greatest_value
-
-
-@triton.jit(do_not_specialize=["num_heads", "seq_len", "num_tiles"])
-def _quantise(
-    key, value, orders, assignment, mixing, mean, room, greatest, key_out, value_out, key_scale, value_scale, lengths,
-    stride_key_item, stride_key_head, stride_key_token, stride_value_item, stride_value_head, stride_value_token,
-    stride_assignment_item, stride_assignment_head, num_heads, seq_len, num_tiles,
-    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, IS_INT8: tl.constexpr, MOST: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
-    """Lay out and round one block of one head, and keep the greatest of its keys and values."""
-    tile, lane = tl.program_id(0), tl.program_id(1)
-    greatest_key, greatest_value = _block(
-        tile, lane, tl.load(room + 2 * lane), tl.load(room + 2 * lane + 1),
-        key, value, orders, assignment, mixing, mean, key_out, value_out, key_scale,
-        _limit(lengths, lane, num_heads, seq_len),
-        stride_key_item, stride_key_head, stride_key_token, stride_value_item, stride_value_head, stride_value_token,
-        stride_assignment_item, stride_assignment_head, num_heads, seq_len, num_tiles,
-        HEAD_DIM, BLOCK, IS_INT8, MOST, INTERPRET,
-    )  # fmt: skip
-    tl.atomic_max(greatest + 2 * lane, greatest_key)
-    tl.atomic_max(greatest + 2 * lane + 1, greatest_value)
-
-
-@triton.jit(do_not_specialize=["num_heads", "seq_len", "num_tiles"])
-def _settle(
-    key, value, orders, assignment, mixing, mean, room, greatest, key_out, value_out, key_scale, value_scale, lengths,
-    stride_key_item, stride_key_head, stride_key_token, stride_value_item, stride_value_head, stride_value_token,
-    stride_assignment_item, stride_assignment_head, num_heads, seq_len, num_tiles,
-    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, IS_INT8: tl.constexpr, MOST: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
-    """Write the scales of one head, and round its blocks again where what was found is greater than the room for it."""
-    lane = tl.program_id(1)
-    key_room, value_room = tl.load(room + 2 * lane), tl.load(room + 2 * lane + 1)
-    key_most = tl.load(greatest + 2 * lane).to(tl.float32, bitcast=True)
-    value_most = tl.load(greatest + 2 * lane + 1).to(tl.float32, bitcast=True)
-    fits = value_most <= value_room
-    if not IS_INT8:
-        fits = fits & (key_most <= key_room)
-    # Written so that NaN stays NaN.
-    key_most = tl.where(key_most <= key_room, key_room, key_most)
-    value_most = tl.where(value_most <= value_room, value_room, value_most)
-    if tl.program_id(0) == 0:
-        if not IS_INT8:
-            tl.store(key_scale + lane, key_most / MOST)
-        tl.store(value_scale + lane, value_most / _MOST)
-    if fits:
-        return
-    limit = _limit(lengths, lane, num_heads, seq_len)
-    for tile in range(tl.program_id(0), num_tiles, tl.num_programs(0)):
-        _block(
-            tile, lane, key_most, value_most,
-            key, value, orders, assignment, mixing, mean, key_out, value_out, key_scale, limit,
-            stride_key_item, stride_key_head, stride_key_token, stride_value_item, stride_value_head,
-            stride_value_token, stride_assignment_item, stride_assignment_head, num_heads, seq_len, num_tiles,
-            HEAD_DIM, BLOCK, IS_INT8, MOST, INTERPRET,
-        )  # fmt: skip
 
 
 def prepare(
@@ -252,9 +63,9 @@ def prepare(
         "num_heads": num_heads,
         "seq_len": seq_len,
         "HEAD_DIM": head_dim,
-        "INTERPRET": is_interpreted(_quantise),
+        "INTERPRET": is_interpreted(quantise),
     }
-    quantise = {
+    written = {
         **shared,
         "key_out": result.key,
         "value_out": result.value,
@@ -266,9 +77,9 @@ def prepare(
         "MOST": MOST[score_type],
     }
     return result, [
-        Launch(_sample, (lanes,), {**shared, "SAMPLE": SAMPLE, "STEP": 64}, {"num_warps": 8}),
-        Launch(_quantise, (num_tiles, lanes), quantise, {"num_warps": 8}),
-        Launch(_settle, (min(LOOKING, num_tiles), lanes), quantise, {"num_warps": 8, "num_stages": 1}),
+        Launch(sample, (lanes,), {**shared, "SAMPLE": SAMPLE, "STEP": 64}, {"num_warps": 8}),
+        Launch(quantise, (num_tiles, lanes), written, {"num_warps": 8}),
+        Launch(settle, (min(LOOKING, num_tiles), lanes), written, {"num_warps": 8, "num_stages": 1}),
     ]
 
 

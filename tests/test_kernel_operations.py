@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -72,6 +74,10 @@ def test_tensors_are_laid_out_and_brought_back_as_plain_torch_does_it(device, is
     arranged = KernelOperations().arrange(plan, query, key, value)
     for found, expected in zip(arranged, plan.arrange(query, key, value), strict=True):
         assert torch.equal(found, expected)
+    unfinished = SimpleNamespace(
+        seq_len=SEQ_LEN, device=query.device, query=lambda: query, placed_query=lambda places, assignment: None
+    )
+    assert torch.equal(KernelOperations().arrange_query(plan, unfinished), arranged[0])
     restored = KernelOperations().restore(plan, arranged[0])
     assert torch.equal(restored, query)
     # As the projection behind attention wants it, so that nothing is copied once more.

@@ -27,9 +27,9 @@ class TritonBlockSparseBackend:
     ``TRITON_INTERPRET=1`` was set before the start: right, and thousands of times slower.
 
     Args:
-        precision: ``"bf16"``, which is the inputs' own precision; ``"fp8"``: queries, keys and values are quantised to
-            e4m3 before every call; ``"fp8_int8"``: queries and keys to int8, which rounds far less where no block of
-            keys has an outlier.
+        precision: ``"bf16"``, which is the inputs' own precision; ``"fp8"``: queries, keys and values are rounded to
+            e4m3, keys and values by the pass that puts them in order; ``"fp8_int8"``: queries and keys to int8, which
+            rounds far less where no key is much longer than others of its block.
     """
 
     precision: Precision = "bf16"

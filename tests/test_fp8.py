@@ -83,11 +83,10 @@ def test_numbers_far_greater_than_any_that_were_looked_at_are_not_cut_off():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_keys_that_the_kernel_puts_in_order_are_those_that_were_put_before(precision):
+def test_keys_that_the_kernel_puts_in_order_are_those_that_were_put_before():
     plan = CASES["a_mask_per_head_with_orders_that_differ_for_queries_and_keys"]()
     query, key, value = torch.randn(3, 2, 3, SEQ_LEN_OF_CASES, 64, generator=torch.Generator().manual_seed(0))
-    backend = backends.get("triton_block_sparse", precision=precision)
+    backend = backends.get("triton_block_sparse", precision="fp8")
     query = plan.arrange_query(query)
     expected = backend(query, *plan.arrange_keys(key, value), plan)
     assert torch.equal(backend.attend_unordered(query, key, value, plan), expected)
@@ -146,11 +145,11 @@ def test_what_is_not_finite_stays_so_and_padding_may_hold_it(call, role, value):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("role", range(3))
 def test_what_is_not_finite_is_so_after_the_kernel_too(precision, role):
-    # Of 257 tokens every second is looked at beforehand, and the fourth is none of them.
-    tensors = list(torch.randn(3, 1, 2, 257, 64, generator=torch.Generator().manual_seed(0)))
-    tensors[role][0, 0, 3, 5] = torch.inf
+    # Of 258 tokens every second is looked at beforehand, and the last is none of them.
+    tensors = list(torch.randn(3, 1, 2, 258, 64, generator=torch.Generator().manual_seed(0)))
+    tensors[role][0, 0, -1, 5] = torch.inf
     output = backends.get("triton_block_sparse", precision=precision)(*tensors, AttentionPlan.dense())
-    assert not output[0, 0, 3].isfinite().all()
+    assert not output[0, 0, -1].isfinite().all()
     assert output[0, 1].isfinite().all()
 
 

@@ -83,7 +83,7 @@ def prepare(
         "key_scale": inputs.key_scale,
         "value_scale": inputs.value_scale,
         "mixing": mixing(head_dim // 2, query.dtype, query.device),
-        "room": torch.empty_like(inputs.key),
+        "scratch": torch.empty_like(inputs.key),
         "output": output,
         **{f"stride_query_{axis}": query.stride(i) for i, axis in enumerate(wide.AXES)},
         **{f"stride_output_{axis}": output.stride(i) for i, axis in enumerate(wide.AXES)},
@@ -135,8 +135,8 @@ def _flops(case: Case) -> float:
 
 
 def _bytes(case: Case, element_size: int) -> float:
-    # In 8 bits keys and values are written once and read once, beside all that is in the inputs' precision.
-    return math.prod(case["shape"]) * (4.0 * element_size + 4)
+    # In 8 bits queries are written, and keys and values written and read, beside all that is in the inputs' precision.
+    return math.prod(case["shape"]) * (4.0 * element_size + 5)
 
 
 SPEC = Spec(

@@ -111,7 +111,8 @@ def _block(
     greatest_key = _greatest(rows, BLOCK)
     if IS_INT8:
         key_most = greatest_key.to(tl.float32, bitcast=True)
-        tl.store(key_scale + lane * num_tiles + tile, key_most / MOST)
+        # Less itself, infinity is NaN, which no rounding makes a number of.
+        tl.store(key_scale + lane * num_tiles + tile, key_most / MOST + (key_most - key_most))
     target = (lane.to(tl.int64) * padded_len + token)[:, None] * HEAD_DIM + channel[None, :]
     tl.store(key_out + target, rounded(rows * (MOST / key_most), IS_INT8, INTERPRET))
 

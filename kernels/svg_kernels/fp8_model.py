@@ -136,7 +136,9 @@ def quantised(
     key_scale = _head_scale(key, is_sampled)[..., None]
     key, value = (torch.nn.functional.pad(x, fill) for x in (key, value))
     if score_type == "int8":
-        key_scale = key.unflatten(2, (-1, BLOCK)).abs().amax((3, 4)).clamp(min=LEAST) / MOST["int8"]
+        key_most = key.unflatten(2, (-1, BLOCK)).abs().amax((3, 4)).clamp(min=LEAST)
+        # Less itself, infinity is NaN, which no rounding makes a number of.
+        key_scale = key_most / MOST["int8"] + (key_most - key_most)
     key = key / key_scale.repeat_interleave(key.shape[2] // key_scale.shape[2], 2)[..., None]
     # A scale that is no number makes none of the zeros past the end.
     value = (value / value_scale[..., None, None]).masked_fill(~torch.nn.functional.pad(is_key, fill), 0)

@@ -71,7 +71,7 @@ def _accumulate(
 # Numbers that change from prompt to prompt, or from palette to palette, get no program of their own.
 @triton.jit(do_not_specialize=["num_items", "num_heads", "num_rows", "num_heavy", "seq_len"])
 def attention(
-    query, key, value, key_scale, value_scale, mixing, room, output,
+    query, key, value, key_scale, value_scale, mixing, scratch, output,
     starts, full_counts, partial_counts, tiles, row_order, integers, assignment, lengths,
     lookup_query_tile, lookup_key_tile, lookup_states, lookup_places,
     stride_query_item, stride_query_head, stride_query_token,
@@ -85,7 +85,7 @@ def attention(
 ):  # fmt: skip
     """Round one block of queries to 8 bits, and attend for it.
 
-    Layout, contiguous, with ``padded_len`` a multiple of 128: key and room for queries in 8 bits
+    Layout, contiguous, with ``padded_len`` a multiple of 128: key, and scratch, where queries in 8 bits are put,
     ``(items, heads, padded_len, HEAD_DIM)``, value ``(items, heads, HEAD_DIM, padded_len)``; key and value are
     descriptors of matrices. value_scale is ``(items, heads)``, and so is key_scale, or of int8 one of every SCALED_KEYS
     keys. query and output are ``(items, heads, seq_len, HEAD_DIM)``. ROW_SPLIT blocks of queries share a row of tiles;
@@ -119,7 +119,7 @@ def attention(
     queries = query_start + tl.arange(0, BLOCK_QUERIES)
     query += item.to(tl.int64) * stride_query_item + head.to(tl.int64) * stride_query_head
     block, scale = rounded_queries(
-        query, room + first_token.to(tl.int64) * HEAD_DIM, mixing, queries, stride_query_token, seq_len,
+        query, scratch + first_token.to(tl.int64) * HEAD_DIM, mixing, queries, stride_query_token, seq_len,
         HEAD_DIM, BLOCK_QUERIES, IS_INT8, MOST, INTERPRET,
     )  # fmt: skip
     row_scale = scale_log2 / scale

@@ -67,7 +67,7 @@ def _distance(rows, scale, INTERPRET: tl.constexpr):
 
 @triton.jit
 def rounded_queries(
-    query, room, mixing, queries, stride_token, seq_len,
+    query, scratch, mixing, queries, stride_token, seq_len,
     HEAD_DIM: tl.constexpr, QUERIES: tl.constexpr, IS_INT8: tl.constexpr, MOST: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """Return queries of one head mixed and in 8 bits, and by what each was multiplied before it was rounded."""
@@ -83,7 +83,7 @@ def rounded_queries(
         is_closer = 2 * _distance(rows, wider, INTERPRET) < _distance(rows, scale, INTERPRET)
         scale = tl.where(is_closer, wider, scale)
     # What is computed stays in registers, too many of them. What is read is multiplied out of shared memory.
-    room += queries.to(tl.int64)[:, None] * HEAD_DIM + channel[None, :]
-    tl.store(room, rounded(rows * scale[:, None], IS_INT8, INTERPRET))
+    scratch += queries.to(tl.int64)[:, None] * HEAD_DIM + channel[None, :]
+    tl.store(scratch, rounded(rows * scale[:, None], IS_INT8, INTERPRET))
     tl.debug_barrier()
-    return tl.load(room), scale
+    return tl.load(scratch), scale

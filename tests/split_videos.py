@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,7 +168,8 @@ def error_of_all(pipeline: Any, is_spoiled: bool, group: Any) -> str:
 def child(rank: int, size: int, pipelines: dict[str, Any], expected: dict[str, Any], folder: Path) -> list[str]:
     """Share every case's video with the other processes, and return a line for each."""
     store = dist.FileStore(str(folder / f"store-{size}"), size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    # Who waits for a process that has ended fails soon.
+    dist.init_process_group("gloo", timeout=timedelta(minutes=1), store=store, rank=rank, world_size=size)
     lines = []
     for name, case in CASES.items():
         if case.is_split_by_diffusers:

@@ -213,6 +213,14 @@ def test_a_layer_that_fp8_does_not_compute_is_refused_by_name(columns, words):
         fp8_linear.quantise(model, "WanPipeline", CPU)
 
 
+@pytest.mark.slow
+def test_every_job_of_the_sweep_is_planned_on_the_embedded_model_in_bfloat16(installed, call, tmp_path):
+    size = ("model=tiny_wan", "model.dtype=bfloat16", "prompts=smoke")
+    status, out, err = call("-m", "experiment=fp8_linear", *size, "dry_run=true", f"runs_dir={tmp_path / 'runs'}")
+    assert (status, err) == (0, "")
+    assert out.count("to make; 1 sparse") == 4 and "4 runs, 4 to make: " in out
+
+
 @with_torchao
 @pytest.mark.slow
 def test_a_checkpoint_has_the_layers_of_a_built_transformer_and_works_with_compiled_blocks_and_lora_adapters():

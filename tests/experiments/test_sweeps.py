@@ -35,12 +35,12 @@ def wait_for(condition, process, seconds=120):
 @pytest.mark.timeout(1200)
 def test_a_sweep_killed_at_any_moment_and_started_again_leaves_what_one_never_killed_leaves(sparse, tmp_path):
     runs, kills = tmp_path / "runs", 50
-    few = ("quality.metrics=[psnr]", "dense_backend=sdpa", "method=svg", "method.sparsity=0.7,0.8,0.9")
+    few = ("quality.metrics=[psnr]", "dense_backend=sdpa", "method=svg", "method.sparsity=0.7,0.8")
     line = [sys.executable, "-m", "tests.experiments.killed_sweeps", str(runs), str(kills), *sparse, *few]
     done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     killed, finished, videos, _ = map(float, done.stdout.split())
-    assert (killed, videos) == (kills, 3)
+    assert (killed, videos) == (kills, 2)
     # Half of the moments lie so late that a sweep which goes on comes to its end now and then.
     assert finished > 0
 

@@ -42,9 +42,10 @@ def _limit(lengths, lane, num_heads, seq_len):
 
 
 @triton.jit
-def _greatest(x, ROWS: tl.constexpr):
+def _greatest(x):
     """Return the greatest magnitude of all numbers as bits, at least that of LEAST."""
-    return tl.max(tl.maximum(tl.max(bits(tl.abs(x)), 1), bits(tl.full([ROWS], _LEAST, tl.float32))), 0)
+    # Of all at once: one axis after the other is what Triton 3.7 cannot compile for Blackwell.
+    return tl.maximum(tl.max(bits(tl.abs(x))), bits(tl.full([], _LEAST, tl.float32)))
 
 
 @triton.jit(do_not_specialize=["num_heads", "seq_len"])
@@ -71,7 +72,7 @@ def sample(
             value, orders, assignment, lane, place, place < limit, stride_value_item, stride_value_head,
             stride_value_token, stride_assignment_item, stride_assignment_head, num_heads, seq_len, HEAD_DIM,
         ).to(tl.float32)  # fmt: skip
-        value_most = tl.maximum(value_most, _greatest(values, STEP))
+        value_most = tl.maximum(value_most, _greatest(values))
     total /= tl.maximum((limit + apart - 1) // apart, 1)
     key_most = bits(tl.full([], 0.0, tl.float32))
     for start in range(0, SAMPLE, STEP):
@@ -81,7 +82,7 @@ def sample(
             stride_assignment_item, stride_assignment_head, num_heads, seq_len, HEAD_DIM,
         )  # fmt: skip
         keys = mixed(keys, mixing, STEP, HEAD_DIM // 2, INTERPRET) - total[None, :]
-        key_most = tl.maximum(key_most, _greatest(tl.where((place < limit)[:, None], keys, 0.0), STEP))
+        key_most = tl.maximum(key_most, _greatest(tl.where((place < limit)[:, None], keys, 0.0)))
     tl.store(mean + lane * HEAD_DIM + channel, total)
     tl.store(room + 2 * lane, key_most.to(tl.float32, bitcast=True) * _HEADROOM)
     tl.store(room + 2 * lane + 1, value_most.to(tl.float32, bitcast=True) * _HEADROOM)
@@ -108,7 +109,7 @@ def _block(
     )  # fmt: skip
     rows = mixed(rows, mixing, BLOCK, HEAD_DIM // 2, INTERPRET) - tl.load(mean + lane * HEAD_DIM + channel)[None, :]
     rows = tl.where((token < limit)[:, None], rows, 0.0)
-    greatest_key = _greatest(rows, BLOCK)
+    greatest_key = _greatest(rows)
     if IS_INT8:
         key_most = greatest_key.to(tl.float32, bitcast=True)
         # Less itself, infinity is NaN, which no rounding makes a number of.
@@ -122,7 +123,7 @@ def _block(
         value, orders, assignment, lane, source, source < limit, stride_value_item, stride_value_head,
         stride_value_token, stride_assignment_item, stride_assignment_head, num_heads, seq_len, HEAD_DIM,
     ).to(tl.float32)  # fmt: skip
-    greatest_value = _greatest(rows, BLOCK)
+    greatest_value = _greatest(rows)
     # A scale that is no number makes none of the zeros past the end.
     rows = tl.where((source < limit)[:, None], rows * (_MOST / value_most), 0.0)
     turned = (lane.to(tl.int64) * HEAD_DIM + channel)[:, None] * padded_len + token[None, :]

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 
@@ -29,11 +29,7 @@ class Method(Protocol):
 
 
 class Backend(Protocol):
-    """What computes a plan; inputs and output are in the plan's order.
-
-    Where ``orders_keys`` is true, it also has ``attend_unordered``, which is handed keys and values in the original
-    order.
-    """
+    """What computes a plan; inputs and output are in the plan's order."""
 
     name: str
 
@@ -42,6 +38,22 @@ class Backend(Protocol):
     def __call__(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
     ) -> torch.Tensor: ...
+
+
+class OrderingBackend(Backend, Protocol):
+    """A backend that, where ``orders_keys`` is true, can be handed keys and values in the original order."""
+
+    @property
+    def orders_keys(self) -> bool: ...
+
+    def attend_unordered(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan
+    ) -> torch.Tensor: ...
+
+
+def orders_keys(backend: Backend) -> TypeGuard[OrderingBackend]:
+    """Return whether a backend puts keys and values in the plan's order itself."""
+    return getattr(backend, "orders_keys", False)
 
 
 class ModelAdapter(Protocol):
@@ -362,10 +374,10 @@ class Attachment:
         attend: Callable[..., torch.Tensor] = backend
         if not plan.is_reordered:
             query, key, value = inputs.query(), inputs.key(), inputs.value()
-        elif getattr(backend, "orders_keys", False):
+        elif orders_keys(backend):
             with self.phases.phase("reordering"):
                 query = self.operations.arrange_query(plan, inputs)
-            key, value, attend = inputs.key(), inputs.value(), backend.attend_unordered  # type: ignore[attr-defined]
+            key, value, attend = inputs.key(), inputs.value(), backend.attend_unordered
         else:
             with self.phases.phase("reordering"):
                 query, key, value = self.operations.arrange_inputs(plan, inputs)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.hardware import column, is_counted
-from analysis.steps import LINEAR_PRECISION, is_compiled, linear_words, step_runs
+from analysis.steps import LINEAR_PRECISION, has_fp8_layers, is_compiled, linear_words, step_runs
 
 # Which steps stay dense changes how many of each kind there are, not what one takes.
 _NOT_OF_A_STEP = ("first_times_fp",)
@@ -72,7 +72,7 @@ class Rows:
         runs, wanted = self._kinds[kind], dict(find)
         if LINEAR_PRECISION.removeprefix("config.") not in find:
             # With linear layers in 8 bits everything is another one.
-            runs = runs[~column(runs, LINEAR_PRECISION).isin(["fp8"])]
+            runs = runs[~has_fp8_layers(runs)]
         if kind == "step":
             wanted = {name: text for name, text in find.items() if name not in _NOT_OF_A_STEP}
             if PRECISION not in find:

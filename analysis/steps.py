@@ -43,6 +43,11 @@ def is_compiled(runs: pd.DataFrame) -> pd.Series:
     return column(runs, "config.compile").map(lambda value: str(value) == "True").astype(bool)
 
 
+def has_fp8_layers(runs: pd.DataFrame) -> pd.Series:
+    """Return which runs have linear layers in FP8."""
+    return column(runs, LINEAR_PRECISION).isin(["fp8"])
+
+
 def linear_words(run: Mapping[Any, Any]) -> str:
     """Return what a label says of a run's linear layers: nothing where they are in the model's own precision."""
     return ", FP8 linear layers" if str(run.get(LINEAR_PRECISION)) == "fp8" else ""

@@ -15,8 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis import load
-from analysis.hardware import column
-from analysis.steps import LINEAR_PRECISION
+from analysis.steps import LINEAR_PRECISION, has_fp8_layers
 from analysis.writer import line
 from svg.results import RecordError, list_runs
 
@@ -93,7 +92,7 @@ def judge(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> Verdi
     chosen = runs[(runs["status"] == "complete") & gpus.fillna("").str.contains(GPU)]
     without: list[str] = []
     if LINEAR_PRECISION not in claim.where:
-        chosen = chosen[~column(chosen, LINEAR_PRECISION).isin(["fp8"])]
+        chosen = chosen[~has_fp8_layers(chosen)]
     for name, wanted in claim.where.items():
         chosen = _having(chosen, name, wanted)
     for name, wanted in claim.rather.items():

@@ -117,7 +117,9 @@ def twins_of(settings: Mapping[str, Any]) -> set[str]:
     """Return a text for each dense twin that a run of these settings needs, those of `plain_twins` included."""
     shared = {name: settings.get(name) for name in ("dense_backend", "compile", "device", "threads")}
     model = settings["model"]
-    models = [model, {name: value for name, value in model.items() if name != "linear_precision"}]
+    models = [model]
+    if "linear_precision" in model:
+        models.append({name: value for name, value in model.items() if name != "linear_precision"})
     return {
         canonical_json({**shared, "model": one, "prompt": prompt, "seed": seed})
         for one in models

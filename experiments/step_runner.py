@@ -151,7 +151,8 @@ def _warm_up(plan: StepPlan, dense_backend: Any) -> dict[str, CheckedBackend]:
     # What a first block is handed may lie otherwise in memory, and is then compiled for by itself.
     blocks = 2 if config.compile else 1
     step = build_step(config.model, plan.layout, plan.device, config.seed, blocks, config.compile)
-    for method in _methods(plan, keeps_dense_layers=False).values():
+    num_layers = len(step.adapter.self_attentions(step.denoiser.transformer))
+    for method in _methods(plan, num_layers, keeps_dense_layers=False).values():
         step(method, checks["sparse"], checks["dense"])
     if "sparse" in config.steps and not checks["sparse"].checked:
         raise ValueError(f"method={plan.names.method} plans dense attention only at method.density 1; take a lower one")
@@ -194,18 +195,18 @@ def _run_whole(plan: StepPlan, step: Step, dense_backend: Any) -> WholeVideo:
         return run_video(step, method, plan.backend, dense_backend, bar.step)
 
 
-def _choices(plan: StepPlan) -> torch.Tensor | None:
-    """Return which heads are temporal, on the device; None where the method has no such heads."""
+def _choices(plan: StepPlan, num_layers: int | None = None) -> torch.Tensor | None:
+    """Return which heads of how many layers (None: the model's) are temporal, on the device; None where none are."""
     if not plan.is_forced:
         return None
     config, (batch, num_heads, _, _) = plan.config, plan.shape
     assert config.model.transformer is not None
-    num_layers = config.model.transformer.num_layers
+    num_layers = num_layers or config.model.transformer.num_layers
     return deal(num_layers, batch, num_heads, config.temporal_share, config.seed).to(plan.device)
 
 
-def _methods(plan: StepPlan, keeps_dense_layers: bool = True) -> dict[str, Any]:
+def _methods(plan: StepPlan, num_layers: int | None = None, keeps_dense_layers: bool = True) -> dict[str, Any]:
     """Return the method of each kind of step; a fixed one repeats the plans of the sparse one that runs before it."""
-    sparse = ForcedChoice(plan.method, _choices(plan), keeps_dense_layers)
+    sparse = ForcedChoice(plan.method, _choices(plan, num_layers), keeps_dense_layers)
     every = {"dense": Dense(), "sparse": sparse, "fixed": FixedPlans(sparse)}
     return {name: every[name] for name in plan.config.steps}

@@ -119,6 +119,20 @@ def test_heads_are_dealt_out_and_the_fixed_step_repeats_the_plans(tiny):
     assert all(set(call.error) == {"spatial", "temporal"} for call in first.calls)
 
 
+def test_a_model_that_is_cut_short_is_warmed_up_on_two_blocks_of_each_kind_though_it_has_fewer(tiny, monkeypatch):
+    plan = planned(*tiny("hunyuan_video_t2v"), "compile=true")
+    built = []
+
+    def build(*arguments):
+        built.append(build_step(*arguments[:-1]))
+        return built[-1]
+
+    monkeypatch.setattr(step_runner, "build_step", build)
+    checks = step_runner._warm_up(plan, backends.get("sdpa"))
+    assert len(built[0].adapter.self_attentions(built[0].denoiser.transformer)) == 4
+    assert checks["sparse"].checked and checks["dense"].checked
+
+
 def test_a_step_profiles_and_reorders_with_what_svg_attach_would_take(tiny, monkeypatch):
     @dataclass(frozen=True)
     class Counting(TorchOperations):

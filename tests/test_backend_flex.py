@@ -150,7 +150,7 @@ def test_flex_on_a_gpu_beats_the_fastest_dense_kernel_at_a_quarter_of_the_pairs(
     print(
         f"\n{dense.backend.name} {dense.latency_ms:.2f} ms, flex {sparse_ms:.2f} ms on {torch.cuda.get_device_name()}"
     )
-    assert dense.latency_ms / sparse_ms >= 2
+    assert dense.latency_ms / sparse_ms >= 1.5
 
 
 def best_ms(call, repeats: int = 5) -> float:

@@ -28,8 +28,6 @@ class Settings:
         block_keys: Keys per step, likewise; at most 128.
         num_warps: Warps per program.
         num_stages: Depth of the software pipeline.
-        is_two_stage: Whether each tile's output is added in float32, and not in the matrix unit's 14 bits.
-        is_split: Whether the output's channels are summed half by half, which takes fewer registers.
         most_registers: Registers per thread at most; None leaves it to the compiler.
     """
 
@@ -37,15 +35,13 @@ class Settings:
     block_keys: int
     num_warps: int
     num_stages: int
-    is_two_stage: bool = True
-    is_split: bool = False
     most_registers: int | None = None
 
 
 def settings_for(head_dim: int) -> Settings:
     """Return the settings for a head_dim."""
-    # Blocks of 128 queries, two at a time on a multiprocessor: fewer, or smaller ones, and reading keys is the limit.
-    return Settings(128, 64, 8, 3, is_split=head_dim > 64, most_registers=128)
+    # Registers hold three programs at 128 and four at 64: one computes products while others do their softmax.
+    return Settings(64, 128, 4, 2) if head_dim > 64 else Settings(64, 128, 4, 3, most_registers=128)
 
 
 def prepare(
@@ -75,7 +71,7 @@ def prepare(
     block_keys = math.gcd(math.gcd(settings.block_keys, lists.key_size), BLOCK)
     tensors = {
         "key": (inputs.key.view(-1, head_dim), [block_keys, head_dim]),
-        "value": (inputs.value.view(-1, padded_len), [head_dim // 2 if settings.is_split else head_dim, block_keys]),
+        "value": (inputs.value.view(-1, padded_len), [head_dim, block_keys]),
     }
     arguments = {
         **{name: TensorDescriptor.from_tensor(*matrix) for name, matrix in tensors.items()},
@@ -95,8 +91,6 @@ def prepare(
         "SCALED_KEYS": BLOCK,
         "IS_INT8": score_type == "int8",
         "MOST": MOST[score_type],
-        "IS_TWO_STAGE": settings.is_two_stage,
-        "IS_SPLIT": settings.is_split,
         "INTERPRET": is_interpreted(attention),
     }
     # A warp takes 16 rows; more would share them.

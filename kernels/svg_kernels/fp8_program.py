@@ -33,9 +33,9 @@ def _as_operand(x, QUERIES: tl.constexpr, KEYS: tl.constexpr):
 
 @triton.jit
 def _accumulate(
-    scores, factor, values, more_values, total, more, peak, weight,
-    IS_INT8: tl.constexpr, IS_TWO_STAGE: tl.constexpr, MAY_BE_EMPTY: tl.constexpr,
-    INTERPRET: tl.constexpr, IS_SPLIT: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    scores, factor, values, total, peak, weight,
+    IS_INT8: tl.constexpr, MAY_BE_EMPTY: tl.constexpr, INTERPRET: tl.constexpr, QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
 ):  # fmt: skip
     """Return the running output, maximum and sum of an online softmax after one more tile.
 
@@ -56,16 +56,9 @@ def _accumulate(
     decay = tl.exp2(peak - base)
     weight = weight * decay + tl.sum(probability, 1)
     operand = _as_operand(to_e4m3(probability, INTERPRET), QUERIES, KEYS)
-    if IS_TWO_STAGE:
-        # Matrix units sum 8-bit products to 14 bits only: a tile's sum is short, the sum of tiles is kept in float32.
-        total = total * decay[:, None] + tl.dot(operand, values.T)
-        if IS_SPLIT:
-            more = more * decay[:, None] + tl.dot(operand, more_values.T)
-    else:
-        total = tl.dot(operand, values.T, total * decay[:, None])
-        if IS_SPLIT:
-            more = tl.dot(operand, more_values.T, more * decay[:, None])
-    return total, more, new_peak, weight
+    # Matrix units sum 8-bit products to 14 bits only: a tile's sum is short, the sum of tiles is kept in float32.
+    total = total * decay[:, None] + tl.dot(operand, values.T)
+    return total, new_peak, weight
 
 
 # Numbers that change from prompt to prompt, or from palette to palette, get no program of their own.
@@ -80,8 +73,7 @@ def attention(
     num_items, num_heads, num_rows, num_heavy, seq_len, padded_len, scale_log2,
     HEAD_DIM: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, SCALED_KEYS: tl.constexpr,
     ROW_SPLIT: tl.constexpr, KEY_SPLIT: tl.constexpr, HAS_PARTIAL: tl.constexpr, HAS_RAGGED_KEYS: tl.constexpr,
-    IS_INT8: tl.constexpr, MOST: tl.constexpr, IS_TWO_STAGE: tl.constexpr, IS_SPLIT: tl.constexpr,
-    INTERPRET: tl.constexpr,
+    IS_INT8: tl.constexpr, MOST: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """Round one block of queries to 8 bits, and attend for it.
 
@@ -125,11 +117,7 @@ def attention(
     row_scale = scale_log2 / scale
     if not IS_INT8:
         row_scale *= tl.load(key_scale)
-    CHANNELS: tl.constexpr = HEAD_DIM // 2 if IS_SPLIT else HEAD_DIM
-    total = tl.zeros([BLOCK_QUERIES, CHANNELS], tl.float32)
-    more = 0.0
-    if IS_SPLIT:
-        more = tl.zeros([BLOCK_QUERIES, CHANNELS], tl.float32)
+    total = tl.zeros([BLOCK_QUERIES, HEAD_DIM], tl.float32)
     peak = tl.full([BLOCK_QUERIES], -float("inf"), tl.float32)
     weight = tl.zeros([BLOCK_QUERIES], tl.float32)
 
@@ -140,16 +128,12 @@ def attention(
         tile = tl.load(tiles + (step + 1) // KEY_SPLIT)
         keys = key.load([first_token + key_start, 0])
         values = value.load([first_channel, key_start])
-        more_values = 0.0
-        if IS_SPLIT:
-            more_values = value.load([first_channel + CHANNELS, key_start])
         factor = row_scale
         if IS_INT8:
             factor *= tl.load(key_scale + key_start // SCALED_KEYS)
         scores = _scores(block, keys, IS_INT8, BLOCK_QUERIES, BLOCK_KEYS)
-        total, more, peak, weight = _accumulate(
-            scores, factor, values, more_values, total, more, peak, weight, IS_INT8, IS_TWO_STAGE,
-            False, INTERPRET, IS_SPLIT, BLOCK_QUERIES, BLOCK_KEYS,
+        total, peak, weight = _accumulate(
+            scores, factor, values, total, peak, weight, IS_INT8, False, INTERPRET, BLOCK_QUERIES, BLOCK_KEYS,
         )  # fmt: skip
 
     if HAS_PARTIAL or HAS_RAGGED_KEYS:
@@ -162,9 +146,6 @@ def attention(
             if key_start < limit:
                 keys = key.load([first_token + key_start, 0])
                 values = value.load([first_channel, key_start])
-                more_values = 0.0
-                if IS_SPLIT:
-                    more_values = value.load([first_channel + CHANNELS, key_start])
                 factor = row_scale
                 if IS_INT8:
                     factor *= tl.load(key_scale + key_start // SCALED_KEYS)
@@ -180,16 +161,13 @@ def attention(
                     keep = keep & (kept | (step < full_count * KEY_SPLIT))
                 scores = _scores(block, keys, IS_INT8, BLOCK_QUERIES, BLOCK_KEYS)
                 scores = tl.where(keep, scores, -float("inf"))
-                total, more, peak, weight = _accumulate(
-                    scores, factor, values, more_values, total, more, peak, weight, IS_INT8, IS_TWO_STAGE,
-                    True, INTERPRET, IS_SPLIT, BLOCK_QUERIES, BLOCK_KEYS,
+                total, peak, weight = _accumulate(
+                    scores, factor, values, total, peak, weight, IS_INT8, True, INTERPRET, BLOCK_QUERIES, BLOCK_KEYS,
                 )  # fmt: skip
 
     # A query that keeps no key gets zeros.
     scale = tl.load(value_scale + lane) / tl.where(weight == 0.0, 1.0, weight)
-    channel = tl.arange(0, CHANNELS)
+    channel = tl.arange(0, HEAD_DIM)
     output += item.to(tl.int64) * stride_output_item + head.to(tl.int64) * stride_output_head
     output += queries.to(tl.int64)[:, None] * stride_output_token + channel[None, :]
     tl.store(output, (total * scale[:, None]).to(output.dtype.element_ty), (queries < seq_len)[:, None])
-    if IS_SPLIT:
-        tl.store(output + CHANNELS, (more * scale[:, None]).to(output.dtype.element_ty), (queries < seq_len)[:, None])

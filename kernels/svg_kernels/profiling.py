@@ -28,9 +28,9 @@ MOST_ROWS, BLOCK_KEYS = 64, 64
 # Keys whose bits make a word.
 WORD = tl.constexpr(64)
 # Keys of one program: few enough to fill a GPU, many enough that joining them costs little.
-KEYS_PER_PROGRAM = 8192
+KEYS_PER_PROGRAM = 4608
 # Programs that share out the channels of values: what one holds of three outputs fits its registers.
-VALUE_SPLIT = 1
+VALUE_SPLIT = 2
 OUTPUTS = tl.constexpr(3)
 # From which compute capability on tiles are moved by the tensor memory engine.
 HOPPER = 90
@@ -285,10 +285,14 @@ def prepare(
         "USES_DESCRIPTORS": uses_descriptors,
         "INTERPRET": is_interpreted(_sums),
     }
+    options = {"num_warps": 4, "num_stages": 3}
+    if uses_descriptors and block_dim <= 64:
+        # Room for three programs on a multiprocessor.
+        options["maxnreg"] = 168
     joined = {**shared, **constants, "errors": errors, "num_parts": grid[2]}
     return errors, [
         Launch(_pack, (2, grid[1], words.shape[2]), packed, {"num_warps": 4}),
-        Launch(_sums, (grid[0] * value_split, *grid[1:]), sums, {"num_warps": 8, "num_stages": 2}),
+        Launch(_sums, (grid[0] * value_split, *grid[1:]), sums, options),
         Launch(_join, (grid[0], grid[1], 2), joined, {"num_warps": 4}),
     ]
 

@@ -13,8 +13,9 @@ from svg_kernels.launch import Launch
 # A reference that rounds every step in the same precision may be off by as much, twice over.
 MOST_OF_REFERENCE = 2.0
 
-# Kernels sum in float32: so many of its roundings are allowed where a reference of few numbers rounds by luck to fewer.
-MOST_ROUNDINGS = 4
+# Kernels sum in float32, and a GPU's exponentials are off by two roundings: so many are allowed where a reference of
+# few numbers rounds by luck to fewer.
+MOST_ROUNDINGS = 8
 
 Case = Mapping[str, Any]
 Inputs = dict[str, Any]

@@ -81,6 +81,12 @@ def test_kernels_compile_for_gpus_that_are_not_there_and_fit_their_shared_memory
     assert {line.split()[0] for line in lines} == able
     for head_dim in (64, 128, 256):
         assert any(f"{head_dim})," in line for line in lines if line.startswith("block_sparse_attention"))
-    assert not any(" serial " in line for line in lines if line.split()[0].endswith("attention"))
+    # Where two programs that fill each other's gaps are the faster way, one's products wait for one another.
+    masked = [
+        line
+        for line in lines
+        if line.split()[0].endswith("attention") and ("'exact': True" in line or "lengths" in line)
+    ]
+    assert masked and not any(" serial " in line for line in masked)
     whole_tiles = [line for line in lines if line.startswith("fp8") and "'exact': True" not in line]
     assert not any(" spills " in line for line in whole_tiles)

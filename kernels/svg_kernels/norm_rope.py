@@ -15,8 +15,8 @@ from svg_kernels.spec import Case, Inputs, Spec
 
 Kind = Literal["none", "rms_head", "layer_head", "rms_all"]
 KINDS: tuple[Kind, ...] = ("none", "rms_head", "layer_head", "rms_all")
-# Tokens of one program: few where the norm of a token spans all its heads, which are then read twice.
-BLOCK_TOKENS, BLOCK_TOKENS_ALL = 16, 4
+# Tokens of one program; where the norm spans all heads of a token it is one, which registers hold whole.
+BLOCK_TOKENS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,33 +83,22 @@ def _finish(
         cos = tl.load(cosine + table, turned[:, None], 1.0)
         sin = tl.load(sine + table, turned[:, None], 0.0)
 
-    scale_all = tl.zeros([BLOCK], tl.float32)
-    if KIND == 3:
-        for head in range(NUM_HEADS):
-            row_all = tl.load(x + head * HEAD_DIM, wanted, 0.0).to(tl.float32)
-            scale_all += tl.sum(row_all * row_all, 1)
-        scale_all = tl.rsqrt(scale_all / (NUM_HEADS * HEAD_DIM) + eps)
-
     for head in range(NUM_HEADS):
         row = tl.load(x + head * HEAD_DIM, wanted, 0.0).to(tl.float32)
-        at = channel
         if KIND == 1:
             row = row * tl.rsqrt(tl.sum(row * row, 1) / HEAD_DIM + tl.where(is_text, text_eps, eps))[:, None]
         elif KIND == 2:
             row = row - (tl.sum(row, 1) / HEAD_DIM)[:, None]
             row = row * tl.rsqrt(tl.sum(row * row, 1) / HEAD_DIM + tl.where(is_text, text_eps, eps))[:, None]
-        elif KIND == 3:
-            row = row * scale_all[:, None]
-            at = head * HEAD_DIM + channel
         if weight is not None:
-            scale = tl.load(weight + at).to(tl.float32)[None, :]
+            scale = tl.load(weight + channel).to(tl.float32)[None, :]
             if text_weight is not None:
-                scale = tl.where(is_text[:, None], tl.load(text_weight + at).to(tl.float32)[None, :], scale)
+                scale = tl.where(is_text[:, None], tl.load(text_weight + channel).to(tl.float32)[None, :], scale)
             row = row * scale
         if bias is not None:
-            shift = tl.load(bias + at).to(tl.float32)[None, :]
+            shift = tl.load(bias + channel).to(tl.float32)[None, :]
             if text_bias is not None:
-                shift = tl.where(is_text[:, None], tl.load(text_bias + at).to(tl.float32)[None, :], shift)
+                shift = tl.where(is_text[:, None], tl.load(text_bias + channel).to(tl.float32)[None, :], shift)
             row = row + shift
         if cosine is not None:
             first, second = _halves(row, INTERLEAVED, BLOCK, HALF)
@@ -122,6 +111,46 @@ def _finish(
         tl.store(
             output + ((start + target)[:, None] * HEAD_DIM + channel[None, :]), row.to(output.dtype.element_ty), wanted
         )
+
+
+@triton.jit(do_not_specialize=["seq_len", "text_start", "text_stop", "stride_places"])
+def _finish_across(
+    x, output, weight, cosine, sine, places, assignment,
+    stride_item, stride_token, stride_assignment_item, stride_assignment_head, stride_places,
+    seq_len, text_start, text_stop, eps,
+    NUM_HEADS: tl.constexpr, BLOCK_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, INTERLEAVED: tl.constexpr,
+    ROTATES_TEXT: tl.constexpr,
+):  # fmt: skip
+    """Finish one token, normed over all its heads at once; ``output`` as of ``_finish``."""
+    HALF: tl.constexpr = HEAD_DIM // 2
+    token, item = tl.program_id(0), tl.program_id(1)
+    head, channel = tl.arange(0, BLOCK_HEADS), tl.arange(0, HEAD_DIM)
+    is_head = head < NUM_HEADS
+    wanted = is_head[:, None] & (channel >= 0)[None, :]
+    at = head[:, None] * HEAD_DIM + channel[None, :]
+    x += item.to(tl.int64) * stride_item + token.to(tl.int64) * stride_token
+    row = tl.load(x + at, wanted, 0.0).to(tl.float32)
+    row = row * tl.rsqrt(tl.sum(tl.sum(row * row, 1), 0) / (NUM_HEADS * HEAD_DIM) + eps)
+    if weight is not None:
+        row = row * tl.load(weight + at, wanted, 0.0).to(tl.float32)
+    if cosine is not None:
+        at_table, is_turned = token, token >= 0
+        if not ROTATES_TEXT:
+            at_table = tl.where(token >= text_stop, token - (text_stop - text_start), token)
+            is_turned = (token < text_start) | (token >= text_stop)
+        step: tl.constexpr = 2 if INTERLEAVED else 1
+        table = at_table * HEAD_DIM + step * tl.arange(0, HALF)
+        cos, sin = tl.load(cosine + table, is_turned, 1.0)[None, :], tl.load(sine + table, is_turned, 0.0)[None, :]
+        first, second = _halves(row, INTERLEAVED, BLOCK_HEADS, HALF)
+        row = _whole(first * cos - second * sin, second * cos + first * sin, INTERLEAVED, BLOCK_HEADS, HALF)
+    target = tl.zeros([BLOCK_HEADS], tl.int32) + token
+    if places is not None:
+        pattern = tl.load(assignment + item * stride_assignment_item + head * stride_assignment_head, is_head, 0)
+        target = tl.load(places + pattern * stride_places + token, is_head, 0)
+    start = (item * NUM_HEADS + head).to(tl.int64) * seq_len
+    tl.store(
+        output + ((start + target)[:, None] * HEAD_DIM + channel[None, :]), row.to(output.dtype.element_ty), wanted
+    )
 
 
 def prepare(
@@ -146,7 +175,7 @@ def prepare(
             for all tokens, or for those that are no text, which is then not turned. None: nothing is.
         is_interleaved: Whether channels are paired with their neighbours, else with those half a head further on.
         text: First text token, and the position after the last.
-        text_norm: Of text, of the same kind; None: that of all tokens.
+        text_norm: Of text, of the same kind; None: that of all tokens. A norm over all heads takes none, nor a bias.
         places: int32 ``(patterns, seq_len)``, where each token goes; None: where it stands.
         assignment: int64 ``(batch|1, num_heads|1)``, the pattern of each head; needed with ``places``.
     """
@@ -154,17 +183,15 @@ def prepare(
     text_norm = norm if text_norm is None else text_norm
     if text_norm.kind != norm.kind:
         raise ValueError(f"the norms of text and video must be of one kind, got {text_norm.kind} and {norm.kind}")
+    is_across, has_own = norm.kind == "rms_all", text_norm is not norm
+    if is_across and (has_own or norm.bias is not None):
+        raise ValueError("a norm over all heads has no bias, and is the same for text")
     cosine, sine = (None, None) if rotation is None else rotation
-    block = BLOCK_TOKENS_ALL if norm.kind == "rms_all" else BLOCK_TOKENS
     output = torch.empty(batch, num_heads, seq_len, channels // num_heads, dtype=x.dtype, device=x.device)
-    has_own = text_norm is not norm
     arguments = {
         "x": x,
         "output": output,
         "weight": norm.weight,
-        "bias": norm.bias,
-        "text_weight": text_norm.weight if has_own else None,
-        "text_bias": text_norm.bias if has_own else None,
         "cosine": cosine,
         "sine": sine,
         "places": places,
@@ -178,15 +205,24 @@ def prepare(
         "text_start": text[0],
         "text_stop": text[1],
         "eps": float(norm.eps),
-        "text_eps": float(text_norm.eps),
         "NUM_HEADS": num_heads,
         "HEAD_DIM": channels // num_heads,
-        "BLOCK": block,
-        "KIND": KINDS.index(norm.kind),
         "INTERLEAVED": is_interleaved,
         "ROTATES_TEXT": rotation is None or rotation[0].shape[0] == seq_len,
     }
-    return output, Launch(_finish, (-(-seq_len // block), batch), arguments, {"num_warps": 4})
+    options = {"num_warps": 4}
+    if is_across:
+        block_heads = triton.next_power_of_2(num_heads)
+        return output, Launch(_finish_across, (seq_len, batch), {**arguments, "BLOCK_HEADS": block_heads}, options)
+    arguments |= {
+        "bias": norm.bias,
+        "text_weight": text_norm.weight if has_own else None,
+        "text_bias": text_norm.bias if has_own else None,
+        "text_eps": float(text_norm.eps),
+        "BLOCK": BLOCK_TOKENS,
+        "KIND": KINDS.index(norm.kind),
+    }
+    return output, Launch(_finish, (-(-seq_len // BLOCK_TOKENS), batch), arguments, options)
 
 
 def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
@@ -290,6 +326,7 @@ SPEC = Spec(
         {"shape": (1, 2, 41, 64), "kind": "layer_head", "interleaved": True, "text": (0, 6)},
         {"shape": (2, 3, 35, 16), "kind": "rms_all", "interleaved": True, "num_frames": 5},
         {"shape": (1, 4, 33, 32), "kind": "rms_head", "interleaved": False, "num_frames": 4},
+        {"shape": (1, 5, 21, 32), "kind": "rms_all", "interleaved": False, "text": (3, 8)},
     ),
     paper_cases=(
         {"shape": (1, 24, 119_056, 128), "kind": "rms_head", "interleaved": True, "text": (118_800, 119_056)},

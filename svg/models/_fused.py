@@ -47,6 +47,8 @@ def fused(
     own, of_text = known
     if own is None or of_text is None or own.kind != of_text.kind or (own.weight is None) != (of_text.weight is None):
         return None
+    if own.kind == "rms_all" and norms[0] is not norms[1]:
+        return None
     tables = None
     if rotation is not None:
         cosine, sine = (table.reshape(-1, head_dim).to(projection.device, torch.float32) for table in rotation)

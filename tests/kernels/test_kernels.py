@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import svg_kernels
+from svg_kernels import norm_rope
 from svg_kernels.spec import allowed_errors, as_dtype, errors
 
 pytestmark = pytest.mark.slow
@@ -90,3 +92,11 @@ def test_kernels_compile_for_gpus_that_are_not_there_and_fit_their_shared_memory
     assert masked and not any(" serial " in line for line in masked)
     whole_tiles = [line for line in lines if line.startswith("fp8") and "'exact': True" not in line]
     assert not any(" spills " in line for line in whole_tiles)
+
+
+def test_a_norm_over_all_heads_has_no_bias_and_is_the_same_for_text():
+    x, weight = torch.randn(1, 5, 32), torch.ones(32)
+    norm = norm_rope.Norm("rms_all", weight)
+    for more in ({"norm": norm, "text_norm": norm_rope.Norm("rms_all", weight)}, {"norm": replace(norm, bias=weight)}):
+        with pytest.raises(ValueError, match="no bias, and is the same for text"):
+            norm_rope.prepare(x, 2, rotation=None, **more)

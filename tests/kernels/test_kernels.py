@@ -13,7 +13,7 @@ import torch
 
 import svg_kernels
 from svg_kernels import norm_rope
-from svg_kernels.spec import allowed_errors, as_dtype, errors
+from svg_kernels.spec import MOST_ROUNDINGS, allowed_errors, as_dtype, errors
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def test_a_reference_that_rounds_by_luck_allows_a_few_roundings_and_one_that_mov
     assert allowed_errors((exact[0] + 1,), exact) == (2, 2)
     lucky = (exact[0] + 1e-12,)
     eps = torch.finfo(torch.float32).eps
-    assert allowed_errors(lucky, exact) == pytest.approx((4 * 8 * eps, 4 * 34**0.5 * eps))
+    assert allowed_errors(lucky, exact) == pytest.approx((MOST_ROUNDINGS * 8 * eps, MOST_ROUNDINGS * 34**0.5 * eps))
     assert allowed_errors(exact, exact) == (0, 0)
 
 

@@ -17,6 +17,9 @@ MOST_GRAPHS = 64
 # A graph break or a shape that changes would cost what compiling is to save: the first ends in an error.
 OPTIONS: dict[str, Any] = {"fullgraph": True, "dynamic": False}
 
+# PyTorch itself reads a long row that it norms several times; it finds the better way by timing.
+TUNING: dict[str, Any] = {"coordinate_descent_tuning": True}
+
 
 def compile_blocks(transformer: Any, more_blocks: Iterable[str], options: Mapping[str, Any]) -> Callable[[], None]:
     """Have the blocks that a transformer repeats compiled when they first run; return what puts back what was there.
@@ -61,7 +64,7 @@ def _inductor(
 ) -> Callable[..., Any]:
     """Compile a rewritten graph by PyTorch's own compiler; a mode and options as ``torch.compile`` takes them."""
     rewrite(graph)
-    settings = {**(torch._inductor.list_mode_options(mode) if mode else {}), **(options or {})}
+    settings = {**TUNING, **(torch._inductor.list_mode_options(mode) if mode else {}), **(options or {})}
     inductor: Any = torch._dynamo.lookup_backend("inductor")
     return inductor(graph, inputs, config_patches=settings)
 

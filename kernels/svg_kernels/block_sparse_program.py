@@ -122,7 +122,7 @@ def attention(
     # another loop, follows the one over whole tiles, ptxas lets none of its matrix products run beside another.
     if HAS_PARTIAL or HAS_RAGGED_KEYS:
         queries = query_start + tl.arange(0, BLOCK_QUERIES)
-        for step in range(0, (cut_count + partial_count) * KEY_SPLIT):
+        for step in tl.range(0, (cut_count + partial_count) * KEY_SPLIT, num_stages=1):
             place = step // KEY_SPLIT
             is_cut = place < cut_count
             masked_tile = tl.load(tiles + tl.where(is_cut, whole_count, full_count - cut_count) + place)

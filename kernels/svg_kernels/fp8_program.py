@@ -140,7 +140,7 @@ def attention(
         stop = full_count
         if HAS_PARTIAL:
             stop += tl.load(partial_counts + row_index)
-        for step in range(whole_count * KEY_SPLIT, stop * KEY_SPLIT):
+        for step in tl.range(whole_count * KEY_SPLIT, stop * KEY_SPLIT, num_stages=1):
             tile = tl.load(tiles + step // KEY_SPLIT)
             key_start = tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
             if key_start < limit:

@@ -52,13 +52,13 @@ def settings_for(head_dim: int, element_size: int, capability: int, has_masks: b
     if element_size == 4:
         return Settings(64, 32, 4, 2) if head_dim <= 128 else Settings(16, 32, 4, 2)
     if 90 <= capability < LEAST_SMALL_BLACKWELL:
-        # Two programs or three share a multiprocessor: one computes products while another does its softmax. Of 128
-        # registers those of eight warps are faster, but masks do not fit.
+        # Two programs or three share a multiprocessor: one computes products while another does its softmax.
+        if head_dim <= 64:
+            return Settings(64, 128, 4, 2, True)
         if head_dim > 128:
             return Settings(64, 64, 4, 2, True)
-        if has_masks:
-            return Settings(64, 128, 4, 2, True) if head_dim <= 64 else Settings(128, 64, 4, 2, True)
-        return Settings(128, 128, 8, 2, True, 128) if head_dim <= 64 else Settings(128, 64, 8, 2, True, 128)
+        # Eight warps are faster, but masks do not fit their registers.
+        return Settings(128, 64, 4, 2, True) if has_masks else Settings(128, 64, 8, 2, True, 128)
     if head_dim <= 64:
         return Settings(128, 64, 4, 3)
     return Settings(128, 32, 4, 3) if head_dim <= 128 else Settings(64, 32, 4, 2)

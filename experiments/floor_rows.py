@@ -20,6 +20,8 @@ PREFIXES = {"dense": "dense_", "sparse": "", "fixed": "fixed_"}
 def floor_rows(found: Measured, kind: str, key: Mapping[str, Any]) -> Iterator[Measurement]:
     """Yield the least time of a step at measured rates, in its parts, and the share of it that was reached."""
     prefix, floor = PREFIXES[kind], step_floor(found, kind)
+    if in_fp8 := found.fp8_attention_flops(kind):
+        yield Measurement(quantity=f"{prefix}fp8_attention_pflop", unit="PFLOP", value=in_fp8 / PETA, **key)
     least: dict[str, Any] = {"quantity": f"{prefix}measured_floor_s", "unit": "s", "higher_is_better": False, **key}
     share: dict[str, Any] = {"quantity": f"{prefix}measured_floor_share", "unit": "1", "higher_is_better": True, **key}
     if isinstance(floor, str):
@@ -32,7 +34,7 @@ def floor_rows(found: Measured, kind: str, key: Mapping[str, Any]) -> Iterator[M
     yield Measurement(value=floor.total_s / statistics.median(found.seconds(kind)), **share)
     assert not isinstance(found.rates, str)
     # Of the self-attention alone, which is what the clock of that phase sees.
-    alone = found.rates.attention_s(found.flops(kind)[0], _attention_bytes(found))
+    alone = found.rates.attention_s(found.flops(kind)[0], _attention_bytes(found), found.fp8_attention_flops(kind))
     yield Measurement(value=alone / found.attention_s(kind), protocol="attention", **share)
 
 
@@ -66,11 +68,13 @@ def step_floor(found: Measured, kind: str) -> Floor | str:
     """Return the least seconds of a step at the rates that this machine reaches, or why they are not known."""
     if isinstance(found.rates, str):
         return found.rates
-    size, predictions = found.size, found.predictions
+    size, predictions, in_fp8 = found.size, found.predictions, found.fp8_attention_flops(kind)
+    if in_fp8 and not found.rates.has_fp8:
+        return "attention is in FP8, and no product in FP8 was timed on this machine; run experiments.rates again"
     attention = found.flops(kind)[0] + predictions * size.cross_attention_flops(found.seq_len)
     between = predictions * size.moved_bytes(found.seq_len, found.element_size)
     products = size.products(found.seq_len, predictions)
-    return found.rates.floor(attention, _attention_bytes(found), products, between)
+    return found.rates.floor(attention, _attention_bytes(found), products, between, in_fp8)
 
 
 def _attention_bytes(found: Measured) -> float:

@@ -44,6 +44,11 @@ def check(model: ModelConfig, device: torch.device) -> None:
         raise ValueError(f"{asked} needs torchao {'.'.join(map(str, LEAST_TORCHAO))} or newer, found {found}; {EXTRA}")
 
 
+def has_products(device: torch.device) -> bool:
+    """Return whether a device is a GPU that multiplies in FP8."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+
+
 def check_model(model: ModelConfig) -> None:
     """Raise ``ValueError`` unless a model has layers that can be in FP8, whatever machine runs it."""
     if model.dtype != "bfloat16":

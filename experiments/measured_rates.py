@@ -56,8 +56,11 @@ def check(config: RatesConfig | StepConfig, names: Names) -> RatesPlan:
     layout = layout_of(model, geometry, config.text_tokens)
     batch = 2 if transformer.guidance == "batched" and model.guidance_scale > 1 else 1
     size = size_of(model, transformer)
-    # In bf16, too: of the best of these, attention's least time is made.
-    every = [*replace(size, is_fp8=False).products(layout.seq_len, batch), *size.products(layout.seq_len, batch)]
+    # In both precisions where the device has both: of the best of each, attention's least time is made.
+    precisions = {False, size.is_fp8, model.dtype == "bfloat16" and fp8_linear.has_products(device)}
+    every = [
+        product for fp8 in sorted(precisions) for product in replace(size, is_fp8=fp8).products(layout.seq_len, batch)
+    ]
     products = list({product.name: product for product in every}.values())
     settings = {
         "products": {product.name: [product.rows, product.inner, product.columns] for product in products},

@@ -74,11 +74,13 @@ class Measured:
 
     def fp8_flops(self, kind: str) -> float:
         """Return those of ``flops`` that are in FP8: of linear layers, and of calls of a backend in FP8."""
+        return self.predictions * self.size.fp8_flops(self.seq_len) + self.fp8_attention_flops(kind)
+
+    def fp8_attention_flops(self, kind: str) -> float:
+        """Return those of self-attention that are in FP8."""
         calls = self.timings[kind][0].receipt.calls
         in_fp8 = sum(call.density_tile for call in calls if "_fp8" in call.backend)
-        attention, _ = self.flops(kind)
-        linear = self.predictions * self.size.fp8_flops(self.seq_len)
-        return linear + attention * in_fp8 / sum(call.density_tile for call in calls)
+        return self.flops(kind)[0] * in_fp8 / sum(call.density_tile for call in calls)
 
     def flops(self, kind: str) -> tuple[float, float]:
         """Return the operations of a step, (self-attention, everything else), by the tiles that were computed."""

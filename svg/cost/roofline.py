@@ -82,13 +82,29 @@ class Rates:
     products: Mapping[str, float]
     copy_gb_s: float
 
-    def attention_s(self, flops: float, moved_bytes: float) -> float:
-        """Return the least seconds of attention: operations at the best bf16 product's rate, or bytes at a copy's."""
-        best = max(rate for name, rate in self.products.items() if not name.endswith(FP8))
-        return max(flops / (best * TERA), moved_bytes / (self.copy_gb_s * GIGA))
+    @property
+    def has_fp8(self) -> bool:
+        """Whether a product in FP8 is among them."""
+        return any(name.endswith(FP8) for name in self.products)
+
+    def attention_s(self, flops: float, moved_bytes: float, fp8_flops: float = 0.0) -> float:
+        """Return the least seconds of attention: operations at the rate of the best product, or bytes at a copy's.
+
+        ``fp8_flops``, of the ``flops``, are at the rate of the best product in FP8, of which there must be one.
+        """
+        in_fp8 = {name: name.endswith(FP8) for name in self.products}
+        least = (flops - fp8_flops) / max(rate for name, rate in self.products.items() if not in_fp8[name])
+        if fp8_flops:
+            least += fp8_flops / max(rate for name, rate in self.products.items() if in_fp8[name])
+        return max(least / TERA, moved_bytes / (self.copy_gb_s * GIGA))
 
     def floor(
-        self, attention_flops: float, attention_bytes: float, products: Sequence[Product], moved_bytes: float
+        self,
+        attention_flops: float,
+        attention_bytes: float,
+        products: Sequence[Product],
+        moved_bytes: float,
+        fp8_attention_flops: float = 0.0,
     ) -> Floor:
         """Return the least seconds of some forwards, whose parts do not overlap.
 
@@ -97,9 +113,10 @@ class Rates:
             attention_bytes: Bytes of its queries, keys, values and outputs.
             products: All other matrix products; each at the rate of its name.
             moved_bytes: Read and written between them.
+            fp8_attention_flops: Those of attention that are in FP8.
         """
         return Floor(
-            self.attention_s(attention_flops, attention_bytes),
+            self.attention_s(attention_flops, attention_bytes, fp8_attention_flops),
             sum(product.flops / (self.products[product.name] * TERA) for product in products),
             moved_bytes / (self.copy_gb_s * GIGA),
         )

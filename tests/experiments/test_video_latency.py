@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,11 @@ def test_a_floor_counts_products_at_their_own_rates_and_attention_at_the_best():
     assert floor.products_s == pytest.approx(expected)
     # Little to compute: then its bytes count.
     assert rates.attention_s(1.0, 5e9) == 5.0
+    # In FP8 at the rate of the best product in FP8.
+    faster = replace(rates, products={**rates.products, "projection_fp8": 8.0})
+    assert (rates.has_fp8, faster.has_fp8) == (False, True)
+    assert faster.attention_s(12e12, 0.0, 8e12) == 4 / 4 + 8 / 8
+    assert faster.floor(12e12, 0.0, [], 0.0, 8e12).attention_s == 2.0
 
 
 @pytest.mark.slow

@@ -41,9 +41,11 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
     others = {name: texts[name][whole].groupby(table["model"][whole]).nunique() for name in texts if name not in own}
     differing = {name: set(methods) for name, counts in others.items() if (counts > 1).any()}
     for name in own:
-        # Every model has code of its own, too.
+        # Every model has code of its own, too, and so has a backend: of one commit, other settings say all of it.
         alike = [methods[whole], *([table["model"][whole]] if name == _CODE else [])]
         counts = texts[name][whole].groupby(alike).nunique()
+        if name == _CODE:
+            counts = counts.where(_commits(table[whole]).groupby(alike).nunique() > 1, 1)
         differing[name] = set(methods if name in _ALWAYS else counts.index[counts > 1].get_level_values(0))
     facts = pd.DataFrame(index=table.index)
     order = sorted(differing, key=lambda name: name not in _ALWAYS)
@@ -59,6 +61,14 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
     facts["settings"] = _lines(table, [*_NAMES, *chosen])
     facts["environment"] = _letters(table)
     return facts
+
+
+def _commits(table: pd.DataFrame) -> pd.Series:
+    """Return the commit of each run, where it is known and was clean; else the run itself, which is like no other."""
+    unknown = table["run_id"].astype(str)
+    commits = table.get("provenance.commit", unknown)
+    is_dirty = table.get("provenance.dirty", pd.Series(False, table.index)).fillna(True).astype(bool)
+    return commits.where(commits.notna() & ~is_dirty, unknown)
 
 
 def environments(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -81,9 +81,9 @@ def precision_over_density(
     figure = look.new_figure(look.PAGE if len(shown) > 1 else look.width_for(len(series)), 2.2)
     for axes, (name, heading) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
         if draw_curves(axes, "density_executed", name, series, apart="sum"):
-            axes.set_xlabel("density executed, points side by side")
+            axes.set_xlabel("density executed,\npoints side by side")
         else:
-            axes.set_xlabel("density executed (tiles of sparse calls)")
+            axes.set_xlabel("density executed\n(tiles of sparse calls)")
         axes.set_xlim(0, 1.1 * float(found["density_executed"].max()))
         if name == _ERROR:
             axes.set_yscale("log")

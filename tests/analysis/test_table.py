@@ -141,6 +141,17 @@ def test_the_knobs_of_a_row_are_those_that_differ(tmp_path):
     assert set(table_of(tmp_path)["label"]) == {"svg sparsity=0.25 block_size=32", "svg sparsity=0.25 block_size=64"}
 
 
+@pytest.mark.parametrize(("commits", "says_code"), [("aa", False), ("ab", True)])
+def test_of_one_commit_other_settings_say_all_of_the_code(tmp_path, commits, says_code):
+    for backend, code, commit in zip(("flex", "reference"), "12", commits, strict=True):
+        names = {"model": "a", "method": "svg", "backend": backend, "dense_backend": "sdpa"}
+        facts = {"config": {"seed": 0, "method": {}, "code": code}, "prompts": [], "seeds": [0]}
+        provenance = PROVENANCE | {"commit": 40 * commit, "dirty": False}
+        with RunWriter(tmp_path, backend, **names, **facts, provenance=provenance) as run:
+            run.add(psnr(20.0))
+    assert all(("code=" in label) == says_code for label in table_of(tmp_path)["label"])
+
+
 def test_what_each_model_has_of_its_own_is_said_by_its_name(tmp_path):
     for model, frames, steps in (("a", 33, 8), ("a", 33, 20), ("b", 65, 8)):
         config = {"seed": 0, "method": {}, "model": {"num_frames": frames, "num_inference_steps": steps}}

@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -139,6 +140,13 @@ def test_the_table_sets_each_kind_of_step_and_video_beside_its_floor(measured, f
     filled = documents.fill(f"<!-- floor: {folder.name} -->\n<!-- end of floor -->\n", folder.parent)
     assert f"| {table.loc[1, 'video_s']:.3g} | {table.loc[1, 'video_floor_s']:.3g} |" in filled
     assert documents.fill(filled, folder.parent) == filled
+    # A step in FP8 whose floor may have it at the rate of bf16 is none of them.
+    in_fp8 = runs.assign(backend="triton_block_sparse_fp8")
+    assert roofline_table(rows, in_fp8)["kind"].tolist() == ["dense"]
+    counted = rows.iloc[[0]].assign(quantity="fp8_attention_pflop", protocol=None, step=None, value=1.0)
+    steps = runs["run_id"][runs["config.weights"].notna()]
+    counted["run_id"] = steps.iloc[0]
+    assert roofline_table(pd.concat([rows, counted]), in_fp8)["kind"].tolist() == ["dense", "sparse"]
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ BENCH_BACKEND ?= flash_block_sparse
 BENCH_COMPILE ?= true
 # Of every timed step; an interval needs three.
 BENCH_REPEATS ?= 3
+# More settings of every timed step.
+BENCH_MORE ?=
 SMALL := experiment=bench_smoke runs_dir=runs/smoke overwrite=true
 bench = $(RUN) -m experiments.$(1) $(if $(SMOKE),$(SMALL) $(3),-m model=$(2) runs_dir=runs/bench $(4))
 
@@ -91,11 +93,11 @@ bench-kernels: $(READY)  ## Time our kernels on an NVIDIA GPU, each checked firs
 
 bench-steps: $(READY)  ## Time a step of every BENCH_MODELS at full size, random weights, beside what the GPU allows, into runs/bench
 	@$(call bench,rates,$(BENCH_MODELS))
-	@$(call bench,step_latency,$(BENCH_MODELS),seconds=0,backend=$(BENCH_BACKEND) compile=$(BENCH_COMPILE) operators=true seconds=0 repeats=$(BENCH_REPEATS))
+	@$(call bench,step_latency,$(BENCH_MODELS),seconds=0,backend=$(BENCH_BACKEND) compile=$(BENCH_COMPILE) operators=true seconds=0 repeats=$(BENCH_REPEATS) $(BENCH_MORE))
 
 bench-videos: $(READY)  ## Time all denoising steps of every BENCH_VIDEOS likewise, beside the time composed of single steps
 	@$(call bench,rates,$(BENCH_VIDEOS))
-	@$(call bench,video_latency,$(BENCH_VIDEOS),seconds=0,backend=$(BENCH_BACKEND) compile=$(BENCH_COMPILE) seconds=0 repeats=$(BENCH_REPEATS))
+	@$(call bench,video_latency,$(BENCH_VIDEOS),seconds=0,backend=$(BENCH_BACKEND) compile=$(BENCH_COMPILE) seconds=0 repeats=$(BENCH_REPEATS) $(BENCH_MORE))
 
 bench-published: $(READY)  ## Time what published tables need of an NVIDIA GPU, steps and kernels, into runs/reproduce/steps
 	@$(RUN) -c "import sys, torch; torch.cuda.is_available() or sys.exit('error: torch finds no NVIDIA GPU here: nothing was timed')"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.steps import linear_words, step_runs
+from analysis.steps import is_compiled, linear_words, step_runs
 
 FACTORS = ["from_tiles", "from_kernel", "from_deciding", "from_rest"]
 _PHASES = ("attention", "profiling", "reordering", "rest")
@@ -28,8 +28,8 @@ def step_factors(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame
         runs: From `analysis.load.runs`; complete ones of ``experiments.step_latency`` count.
 
     Returns:
-        Columns ``model``, ``backend`` (and whether linear layers are in FP8), ``dense_backend``, ``gpu``,
-        ``attention_share`` (of the dense step), ``tile_share`` (of attention's operations that the sparse step
+        Columns ``model``, ``backend`` (whether blocks are compiled and linear layers in FP8, too), ``dense_backend``,
+        ``gpu``, ``attention_share`` (of the dense step), ``tile_share`` (of attention's operations that the sparse step
         computes, dense layers included), ``speedup``, and those of ``FACTORS``.
     """
     rows = []
@@ -88,16 +88,18 @@ def video_costs(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _steps(measurements: pd.DataFrame, runs: pd.DataFrame) -> list[tuple[dict[str, Any], dict[tuple[str, str], float]]]:
-    """Return each complete timed step, its names and its values by quantity and protocol, by model and backend."""
+    """Return each step timed dense and sparse: its names, and its values by quantity and protocol."""
     chosen = step_runs(runs)
     chosen = chosen[chosen["status"] == "complete"].sort_values(["model", "backend", "created"], kind="stable")
+    chosen = chosen.assign(compiled=is_compiled(chosen).map({True: ", compiled", False: ""}))
     keys = [measurements["run_id"], measurements["quantity"], measurements["protocol"].fillna("")]
     found = measurements["value"].groupby(keys).first()
     return [
         (
             {name: run[name] for name in ("run_id", "model", "dense_backend")}
-            | {"backend": run["backend"] + linear_words(run), "gpu": run.get("provenance.gpu.name")},
+            | {"backend": run["backend"] + run["compiled"] + linear_words(run), "gpu": run.get("provenance.gpu.name")},
             found.loc[run["run_id"]].to_dict(),
         )
         for run in chosen.to_dict("records")
+        if {"step_s", "dense_step_s"} <= set(found.loc[run["run_id"]].dropna().index.get_level_values("quantity"))
     ]

@@ -17,7 +17,9 @@
 # %%
 from analysis.figures import head_atlas
 from analysis.head_stability import head_stability, layer_stability
+from analysis.knobs import knob_effects
 from analysis.notebook import newest, picture, records
+from analysis.summary import summary
 
 measurements, runs = records("results/ablation")
 
@@ -43,6 +45,21 @@ measurements, runs = records("results/ablation_hunyuan_video")
 layer_stability(head_stability(measurements, runs)).query("setting.str.contains(' svg ')")
 
 # %% [markdown]
+# ## What it costs to keep a choice
+#
+# `every` is the number of steps from one decision to the next. Sixteen captions, the embedded model:
+
+# %%
+measurements, runs = records("results/cached_choice")
+summary(measurements, runs)[["label", "psnr_db", "psnr_db_ci_low", "psnr_db_ci_high", "ssim", "videos"]]
+
+# %% [markdown]
+# The difference from the first of these to the last, prompt by prompt, with its interval:
+
+# %%
+knob_effects(measurements, runs)
+
+# %% [markdown]
 # ## The atlas
 #
 # What the heads of one run chose, layers down and heads across, mean over steps, branches and videos: 1 is always
@@ -63,6 +80,6 @@ picture(head_atlas, measurements, newest(runs, "svg", 0.25))
 # %% [markdown]
 # ## What these rows cannot say
 #
-# Whether a choice that is kept costs quality: `python -m experiments.compare -m experiment=cached_choice
-# prompts=ablation` keeps it for 2, 4, 8 or all steps. Whether seeds change it: `experiment=seeds`. Whether full-size
-# models behave alike: both tables take any run of theirs, and `python -m experiments.head_patterns` makes one.
+# What one decision for all steps costs: `experiment=cached_choice` has it, too. Whether seeds change a choice:
+# `python -m experiments.compare -m experiment=seeds`. Whether full-size models behave alike: the tables of choices take
+# any run of theirs, and `python -m experiments.head_patterns` makes one.

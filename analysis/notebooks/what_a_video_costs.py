@@ -29,6 +29,12 @@ from analysis.summary import summary
 video_costs(*records("results/h200")).round(1)
 
 # %% [markdown]
+# Every model on an H100, its blocks as they are:
+
+# %%
+video_costs(*records("results/h100")).round(1)
+
+# %% [markdown]
 # ## The embedded model, measured
 #
 # A whole generation of the demo, decoding included, on a machine without a GPU. One video: it shows what is measured.

@@ -40,6 +40,13 @@ def test_a_speedup_is_the_product_of_tiles_kernel_deciding_and_the_rest(step):
     assert (row["speedup"], row["tile_share"], row["attention_share"]) == pytest.approx((10 / 7, 0.25, 0.6))
 
 
+def test_a_dense_step_alone_has_no_factors_and_compiled_blocks_are_named(step):
+    measurements, runs = step()
+    assert step_factors(measurements, runs.assign(**{"config.compile": True}))["backend"].tolist() == ["flex, compiled"]
+    alone = measurements[measurements["quantity"].str.startswith("dense_")]
+    assert step_factors(alone, runs).empty and video_costs(alone, runs).empty
+
+
 def test_a_video_costs_its_dense_steps_and_its_sparse_ones(step):
     [row] = video_costs(*step()).to_dict("records")
     assert (row["steps"], row["dense_steps"], row["dense_s"], row["sparse_s"]) == (8, 2, 80, 2 * 10 + 6 * 7)

@@ -9,7 +9,7 @@ import torch
 import torch._dynamo
 from torch.fx import GraphModule
 
-from svg.rewriting import rewrite
+from svg.rewriting import ComputeOnce, rewrite
 
 # Graphs of one kind of block, for all its shapes in a process; PyTorch itself stops at eight.
 MOST_GRAPHS = 64
@@ -64,7 +64,8 @@ def _inductor(
 ) -> Callable[..., Any]:
     """Compile a rewritten graph by PyTorch's own compiler; a mode and options as ``torch.compile`` takes them."""
     rewrite(graph)
-    settings = {**TUNING, **(torch._inductor.list_mode_options(mode) if mode else {}), **(options or {})}
+    of_mode = torch._inductor.list_mode_options(mode) if mode else {}
+    settings = {**TUNING, "post_grad_custom_pre_pass": ComputeOnce(), **of_mode, **(options or {})}
     inductor: Any = torch._dynamo.lookup_backend("inductor")
     return inductor(graph, inputs, config_patches=settings)
 

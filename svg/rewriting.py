@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, GraphModule, Node
 from torch.nn.functional import gelu, linear
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -96,6 +97,24 @@ RULES: tuple[Callable[[Graph, Any], Node | None], ...] = (
 )
 
 
+class ComputeOnce(CustomGraphPass):  # type: ignore[misc]
+    """Compute once what a compiler's graph computes twice: of layers in FP8 that share an input, each rounds it."""
+
+    def __call__(self, graph: Graph) -> None:
+        found: dict[Any, Node] = {}
+        for node in list(graph.nodes):
+            # Two outputs stay two tensors.
+            if not _is_pure(node) or any(user.op == "output" for user in node.users):
+                continue
+            first = found.setdefault((node.target, _frozen(node.args), _frozen(node.kwargs)), node)
+            if first is not node:
+                node.replace_all_uses_with(first)
+                graph.erase_node(node)
+
+    def uuid(self) -> Any:
+        return get_hash_for_files((__file__,))
+
+
 def _linear_of_parts(
     tokens: list[torch.Tensor], more: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
@@ -142,6 +161,26 @@ _SCHEMA = (
     "(Tensor first, Tensor weight, Tensor bias, Tensor second, Tensor second_weight, Tensor second_bias) -> Tensor"
 )
 torch.library.custom_op("svg::join_products", _join, mutates_args=(), schema=_SCHEMA).register_fake(_joined_shape)
+
+
+def _is_pure(node: Node) -> bool:
+    """Return whether a node is PyTorch's own operator, and gives the same for the same inputs and does nothing else."""
+    if node.target is operator.getitem:
+        return True
+    operation: Any = node.target
+    if not isinstance(operation, torch._ops.OpOverload) or operation.namespace not in ("aten", "prims"):
+        return False
+    random = {torch.Tag.nondeterministic_seeded, torch.Tag.nondeterministic_bitwise}
+    return not operation._schema.is_mutable and not random & set(operation.tags)
+
+
+def _frozen(value: Any) -> Any:
+    """Return what equals the same of another node alone: 1, 1.0 and True are three."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_frozen, value))
+    if isinstance(value, dict):
+        return tuple((name, _frozen(value[name])) for name in sorted(value))
+    return type(value), value
 
 
 def _value(node: Any) -> Any:

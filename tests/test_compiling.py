@@ -7,6 +7,7 @@ import torch
 
 from svg import compiling
 from svg.compiling import MOST_GRAPHS, compile_blocks
+from svg.rewriting import ComputeOnce
 
 
 class Block(torch.nn.Module):
@@ -94,6 +95,7 @@ def test_pytorchs_own_compiler_gets_rewritten_graphs_and_its_settings_and_others
         assert torch.equal(transformer.blocks[0](torch.ones(3)), Block()(torch.ones(3)))
         put_back()
     assert len(rewritten) == 3
+    assert all(isinstance(settings.pop("post_grad_custom_pre_pass"), ComputeOnce) for settings in given)
     assert given[:2] == [compiling.TUNING, {**compiling.TUNING, "max_autotune": True}] and given[2]["max_autotune"]
     put_back = compile_blocks(Transformer(block := Block(), names=["Block"]), (), {"backend": lambda graph, _: graph})
     block(torch.ones(3))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from diffusers.models.transformers import transformer_hunyuan_video as hunyuan
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 from svg import rewriting, sites
@@ -94,6 +97,44 @@ def test_a_block_of_hunyuan_video_joins_no_tensors_anew_and_gives_the_same(kind)
     assert made.count(torch.cat) == joins and gelu not in made
     assert {target: made.count(target) for target in others} == others
     assert sites.attend._opoverload in made
+
+
+def test_what_a_graph_computes_twice_is_computed_once_unless_it_is_random_or_returned_twice():
+    def rounded(x):
+        return (x / x.abs().amax(1, keepdim=True)).to(torch.float8_e4m3fn).float()
+
+    def function(x):
+        one, two = rounded(x) @ x.T, rounded(x) @ x.T.exp()
+        noise = torch.rand_like(one) - torch.rand_like(one)
+        return one + two + (x.sum(1) + 1), x.sum(1) + 1.0, x.sum(1) + True, x.cos(), x.cos(), noise
+
+    x = torch.randn(4, 4)
+    module = make_fx(function)(x)
+    before, expected = [node.name for node in module.graph.nodes], function(x)
+    rewriting.ComputeOnce()(module.graph)
+    module.graph.lint()
+    module.recompile()
+    assert all(torch.equal(one, other) for one, other in zip(module(x)[:5], expected[:5], strict=True))
+    assert module(x)[5].any()
+    counts = Counter(str(node.target) for node in module.graph.nodes)
+    assert (counts["aten.amax.default"], counts["aten.div.Tensor"], counts["aten.mm.default"]) == (1, 1, 2)
+    assert (counts["aten.sum.dim_IntList"], counts["aten.cos.default"], counts["aten.rand_like.default"]) == (1, 2, 2)
+    assert len(before) > len(module.graph.nodes)
+
+
+@pytest.mark.slow
+def test_pytorchs_compiler_takes_the_pass_and_gives_the_same():
+    class Twice(torch.nn.Module):
+        def forward(self, x):
+            return x.exp().amax(1) + x.exp().sin().sum(1)
+
+    model, block = torch.nn.Module(), Twice()
+    model.block, model._repeated_blocks = block, ["Twice"]
+    x = torch.randn(2, 4)
+    expected = block(x)
+    put_back = compile_blocks(model, (), {})
+    assert torch.allclose(block(x), expected, atol=1e-6)
+    put_back()
 
 
 def test_without_a_gpu_products_stay_as_they_are():

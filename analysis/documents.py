@@ -3,7 +3,8 @@
     python -m analysis.documents README.md [--check]
 
 A table stands between ``<!-- rows: results/demo -->`` and ``<!-- end of rows -->``; the folder is relative to the
-document. In place of ``rows`` (one line per run), ``paired`` says what ``svg`` is better by than the other methods,
+document. In place of ``rows`` (one line per run), ``paired`` says what ``svg`` is better by than the other methods (or
+what ``paired: FOLDER against SETTING=VALUE`` names, by than the setting's other values),
 ``steps`` what single denoising steps took, ``floor`` how far they are from what their machine allows, and ``claims``
 what was to be reached and was, by all folders of runs in the one that is named. A published table beside what was
 measured stands between ``<!-- published: svg-table1 in results/published results/h200 -->``, which names all folders
@@ -31,14 +32,16 @@ from analysis.views import paired_view, steps_view, summary_view
 from analysis.writer import Table, grid, line, write
 from svg.results import RecordError
 
-_VIEWS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], Table]] = {
+_VIEWS: dict[str, Callable[..., Table]] = {
     "rows": summary_view,
     "paired": paired_view,
     "steps": steps_view,
 }
 
 _TABLE = re.compile(
-    r"(<!-- (?P<kind>rows|paired|steps|floor|claims): (?P<folder>\S+) -->\n).*?(<!-- end of (?P=kind) -->)", re.DOTALL
+    r"(<!-- (?P<kind>rows|paired|steps|floor|claims): (?P<folder>\S+?)(?: against (?P<reference>\S+?))? -->\n).*?"
+    r"(?P<end><!-- end of (?P=kind) -->)",
+    re.DOTALL,
 )
 _PUBLISHED = re.compile(
     r"(<!-- published: (?P<name>\S+) in (?P<folders>[^>]+?) -->\n).*?(<!-- end of published -->)", re.DOTALL
@@ -77,7 +80,7 @@ def fill(text: str, root: Path) -> str:
     def table(found: re.Match[str]) -> str:
         folder = root / found["folder"]
         if found["kind"] == "claims":
-            return f"{found[1]}\n{claims_markdown(*read_rows(folder))}\n\n{found[4]}"
+            return f"{found[1]}\n{claims_markdown(*read_rows(folder))}\n\n{found['end']}"
         runs = load.runs(folder)
         if runs.empty:
             raise RecordError(f"{folder} holds no runs, and a document takes a table from it")
@@ -85,8 +88,9 @@ def fill(text: str, root: Path) -> str:
         if found["kind"] == "floor":
             made = floor_markdown(measurements, runs)
         else:
-            made = document_table(_VIEWS[found["kind"]](measurements, runs))
-        return f"{found[1]}\n{made}\n\n{found[4]}"
+            chosen = {"reference": found["reference"]} if found["reference"] else {}
+            made = document_table(_VIEWS[found["kind"]](measurements, runs, **chosen))
+        return f"{found[1]}\n{made}\n\n{found['end']}"
 
     # Documents take many tables from the same folders.
     loaded = cache(lambda folders: reproduce.load_runs(root / folder for folder in folders.split()))

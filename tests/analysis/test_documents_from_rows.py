@@ -60,6 +60,20 @@ def test_a_paired_table_says_what_svg_is_better_by(tmp_path):
     assert documents.fill(filled, tmp_path) == filled
 
 
+def test_a_paired_table_against_a_settings_value_says_what_it_is_better_by(tmp_path):
+    for precision, psnr_db in (("bf16", 30.0), ("fp8", 28.0)):
+        videos = {"a": [psnr_db], "b": [psnr_db + 1], "c": [psnr_db + 2.5]}
+        more = {"backend": {"precision": precision}}
+        write_run(tmp_path / "runs", precision, "svg", videos, more=more)
+    place = "<!-- paired: runs against backend.precision=bf16 -->\n<!-- end of paired -->\n"
+    filled = documents.fill(place, tmp_path)
+    assert "| backend.precision=bf16 minus it, PSNR dB |" in filled
+    assert "| svg sparsity=0.25 backend.precision=fp8 | +2.00 |" in filled
+    assert documents.fill(filled, tmp_path) == filled
+    with pytest.raises(RecordError, match="beside one of backend.precision=int8 "):
+        documents.fill(place.replace("bf16", "int8"), tmp_path)
+
+
 def test_a_paired_table_without_a_pair_is_refused(fake, tmp_path):
     write_run(tmp_path / "runs", "ours", "svg", {"a": [30.0]})
     with pytest.raises(RecordError, match="no run of another method"):

@@ -75,7 +75,7 @@ reproduce-%: $(READY)
 	@commands=$$($(RUN) -m analysis.reproduce $* --commands $(if $(smoke),--smoke)) && echo "$$commands" | sh -e
 	@$(RUN) -m analysis.reproduce $* $(if $(format),--format $(format)) $(if $(allow_dirty),--allow-dirty) \
 		$(if $(allow_mixed),--allow-mixed) $(if $(compiled),--compiled) --runs $$(ls -d runs/reproduce$(if $(smoke),-smoke)/$* runs/reproduce/steps \
-		runs/bench runs/kernels results/h200 2>/dev/null)
+		runs/bench runs/kernels results/h200 results/layers results/kernels 2>/dev/null)
 
 test: $(READY)  ## Run the quick tests
 	@$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not timing and not gpu"

@@ -171,7 +171,9 @@ def _is_pure(node: Node) -> bool:
     if not isinstance(operation, torch._ops.OpOverload) or operation.namespace not in ("aten", "prims"):
         return False
     random = {torch.Tag.nondeterministic_seeded, torch.Tag.nondeterministic_bitwise}
-    return not operation._schema.is_mutable and not random & set(operation.tags)
+    # Each tensor that is made to be filled is one of its own.
+    is_unfilled = "empty" in operation._schema.name
+    return not operation._schema.is_mutable and not random & set(operation.tags) and not is_unfilled
 
 
 def _frozen(value: Any) -> Any:

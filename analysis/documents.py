@@ -79,6 +79,8 @@ def fill(text: str, root: Path) -> str:
 
     def table(found: re.Match[str]) -> str:
         folder = root / found["folder"]
+        if found["reference"] and found["kind"] != "paired":
+            raise RecordError(f"only a paired table is against something, and {found[1].strip()} is none")
         if found["kind"] == "claims":
             return f"{found[1]}\n{claims_markdown(*read_rows(folder))}\n\n{found['end']}"
         runs = load.runs(folder)

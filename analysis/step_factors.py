@@ -94,12 +94,11 @@ def _steps(measurements: pd.DataFrame, runs: pd.DataFrame) -> list[tuple[dict[st
     chosen = chosen.assign(compiled=is_compiled(chosen).map({True: ", compiled", False: ""}))
     keys = [measurements["run_id"], measurements["quantity"], measurements["protocol"].fillna("")]
     found = measurements["value"].groupby(keys).first()
-    return [
-        (
-            {name: run[name] for name in ("run_id", "model", "dense_backend")}
-            | {"backend": run["backend"] + run["compiled"] + linear_words(run), "gpu": run.get("provenance.gpu.name")},
-            found.loc[run["run_id"]].to_dict(),
-        )
-        for run in chosen.to_dict("records")
-        if {"step_s", "dense_step_s"} <= set(found.loc[run["run_id"]].dropna().index.get_level_values("quantity"))
-    ]
+    steps = []
+    for run in chosen.to_dict("records"):
+        values = found.loc[run["run_id"]].dropna()
+        if {"step_s", "dense_step_s"} <= set(values.index.get_level_values("quantity")):
+            names = {name: run[name] for name in ("run_id", "model", "dense_backend")}
+            names |= {"backend": run["backend"] + run["compiled"] + linear_words(run)}
+            steps.append((names | {"gpu": run.get("provenance.gpu.name")}, values.to_dict()))
+    return steps

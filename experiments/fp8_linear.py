@@ -31,12 +31,11 @@ def check(model: ModelConfig, device: torch.device) -> None:
         return
     check_model(model)
     asked = f"model.linear_precision={model.linear_precision}"
-    if device.type == "cuda":
+    if device.type == "cuda" and not has_products(device):
         major, minor = torch.cuda.get_device_capability(device)
-        if (major, minor) < LEAST_CAPABILITY:
-            raise ValueError(
-                f"{asked} needs compute capability 8.9 (Ada) or newer, this GPU has {major}.{minor}; {INSTEAD}"
-            )
+        raise ValueError(
+            f"{asked} needs compute capability 8.9 (Ada) or newer, this GPU has {major}.{minor}; {INSTEAD}"
+        )
     if find_spec("torchao") is None:
         raise ValueError(f"{asked} needs torchao, which is not installed; {EXTRA}")
     found = version_of("torchao")

@@ -98,7 +98,11 @@ RULES: tuple[Callable[[Graph, Any], Node | None], ...] = (
 
 
 class ComputeOnce(CustomGraphPass):  # type: ignore[misc]
-    """Compute once what a compiler's graph computes twice: of layers in FP8 that share an input, each rounds it."""
+    """Compute once what a compiler's graph computes twice: of layers in FP8 that share an input, each rounds it.
+
+    PyTorch's own ``fx_graph_cse`` makes another graph, and a pass must change the one that it is given. It is a class
+    because PyTorch's cache of compiled graphs asks a pass for what tells it from others.
+    """
 
     def __call__(self, graph: Graph) -> None:
         found: dict[Any, Node] = {}

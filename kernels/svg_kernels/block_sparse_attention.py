@@ -42,14 +42,23 @@ class Settings:
     uses_descriptors: bool = False
     most_registers: int | None = None
 
+    def options(self, block_queries: int) -> dict[str, int]:
+        """Return how a kernel of so many queries per program is launched."""
+        # A warp takes 16 rows; more would share them.
+        num_warps = min(self.num_warps, max(4, block_queries // 16))
+        options = {"num_warps": num_warps, "num_stages": self.num_stages}
+        if self.most_registers is not None and num_warps == self.num_warps:
+            options["maxnreg"] = self.most_registers
+        return options
 
-def settings_for(head_dim: int, element_size: int, capability: int, has_masks: bool) -> Settings:
+
+def settings_for(query: torch.Tensor, lists: TileLists, lengths: torch.Tensor | None, capability: int) -> Settings:
     """Return the settings for a GPU: ``capability`` is 80 for Ampere, 89 for Ada, 90 for Hopper.
 
-    ``has_masks`` is whether any tile but the last may be kept in part, by its plan or by the lengths of keys. All but
-    those of data-centre GPUs from Hopper on fit 99 KiB of shared memory.
+    All but those of data-centre GPUs from Hopper on fit 99 KiB of shared memory.
     """
-    if element_size == 4:
+    head_dim = query.shape[-1]
+    if query.element_size() == 4:
         return Settings(64, 32, 4, 2) if head_dim <= 128 else Settings(16, 32, 4, 2)
     if 90 <= capability < LEAST_SMALL_BLACKWELL:
         # Two programs or three share a multiprocessor: one computes products while another does its softmax.
@@ -57,7 +66,8 @@ def settings_for(head_dim: int, element_size: int, capability: int, has_masks: b
             return Settings(64, 128, 4, 2, True)
         if head_dim > 128:
             return Settings(64, 64, 4, 2, True)
-        # Eight warps are faster, but masks do not fit their registers.
+        # Eight warps are faster, but where tiles other than the last may be cut, masks do not fit their registers.
+        has_masks = lists.has_partial or lengths is not None
         return Settings(128, 64, 4, 2, True) if has_masks else Settings(128, 64, 8, 2, True, 128)
     if head_dim <= 64:
         return Settings(128, 64, 4, 3)
@@ -106,11 +116,8 @@ def prepare(
         "USES_DESCRIPTORS": uses_descriptors,
         "INTERPRET": is_interpreted(attention),
     }
-    # A warp takes 16 rows; more would share them.
-    options = {"num_warps": min(settings.num_warps, max(4, block_queries // 16)), "num_stages": settings.num_stages}
-    if settings.most_registers is not None and options["num_warps"] == settings.num_warps:
-        options["maxnreg"] = settings.most_registers
-    return Launch(attention, (batch * num_heads * lists.num_programs(block_queries),), arguments, options)
+    grid = (batch * num_heads * lists.num_programs(block_queries),)
+    return Launch(attention, grid, arguments, settings.options(block_queries))
 
 
 AXES = ("item", "head", "token")
@@ -145,8 +152,7 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
 def _prepare(inputs: Inputs, capability: int) -> tuple[tuple[torch.Tensor, ...], list[Launch]]:
     query = inputs["query"]
     output = torch.full_like(query, torch.nan)
-    has_masks = inputs["lists"].has_partial or inputs["lengths"] is not None
-    settings = settings_for(query.shape[-1], query.element_size(), capability, has_masks)
+    settings = settings_for(query, inputs["lists"], inputs["lengths"], capability)
     return (output,), [prepare(**inputs, output=output, settings=settings)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
@@ -19,29 +18,10 @@ from svg_kernels.tile_lists import TileLists
 HEAD_DIMS = (64, 128)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How the kernel divides its work.
-
-    Args:
-        block_queries: Queries per program; what the plan's tiles do not divide by is lowered to what they do.
-        block_keys: Keys per step, likewise; at most 128.
-        num_warps: Warps per program.
-        num_stages: Depth of the software pipeline.
-        most_registers: Registers per thread at most; None leaves it to the compiler.
-    """
-
-    block_queries: int
-    block_keys: int
-    num_warps: int
-    num_stages: int
-    most_registers: int | None = None
-
-
-def settings_for(head_dim: int) -> Settings:
-    """Return the settings for a head_dim."""
+def settings_for(head_dim: int) -> wide.Settings:
+    """Return the settings for a head_dim; keys per step are at most ``BLOCK``."""
     # Registers hold three programs at 128 and four at 64: one computes products while others do their softmax.
-    return Settings(64, 128, 4, 2) if head_dim > 64 else Settings(64, 128, 4, 3, most_registers=128)
+    return wide.Settings(64, 128, 4, 2, True) if head_dim > 64 else wide.Settings(64, 128, 4, 3, True, 128)
 
 
 def prepare(
@@ -51,7 +31,7 @@ def prepare(
     lists: TileLists,
     assignment: torch.Tensor,
     lengths: torch.Tensor | None,
-    settings: Settings,
+    settings: wide.Settings,
 ) -> Launch:
     """Return the attention's launch.
 
@@ -93,12 +73,8 @@ def prepare(
         "MOST": MOST[score_type],
         "INTERPRET": is_interpreted(attention),
     }
-    # A warp takes 16 rows; more would share them.
-    num_warps = min(settings.num_warps, max(4, block_queries // 16))
-    options = {"num_warps": num_warps, "num_stages": settings.num_stages}
-    if settings.most_registers is not None:
-        options["maxnreg"] = settings.most_registers
-    return Launch(attention, (batch * num_heads * lists.num_programs(block_queries),), arguments, options)
+    grid = (batch * num_heads * lists.num_programs(block_queries),)
+    return Launch(attention, grid, arguments, settings.options(block_queries))
 
 
 def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:

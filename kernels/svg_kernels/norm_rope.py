@@ -55,6 +55,19 @@ def _whole(first, second, INTERLEAVED: tl.constexpr, BLOCK: tl.constexpr, HALF: 
     return tl.permute(both, (0, 2, 1)).reshape(BLOCK, 2 * HALF)
 
 
+@triton.jit
+def _turned(token, is_token, text_start, text_stop, ROTATES_TEXT: tl.constexpr):
+    """Return where rotations stand for tokens, and which are turned.
+
+    Rotations stand for every token, or for every token but the text; text is then turned by nothing.
+    """
+    at_table, turned = token, is_token
+    if not ROTATES_TEXT:
+        at_table = tl.where(token >= text_stop, token - (text_stop - text_start), token)
+        turned = is_token & ((token < text_start) | (token >= text_stop))
+    return at_table, turned
+
+
 @triton.jit(do_not_specialize=["seq_len", "text_start", "text_stop", "stride_places"])
 def _finish(
     x, output, weight, bias, text_weight, text_bias, cosine, sine, places, assignment,
@@ -72,11 +85,7 @@ def _finish(
     x += item.to(tl.int64) * stride_item + (token.to(tl.int64) * stride_token)[:, None] + channel[None, :]
 
     if cosine is not None:
-        # Rotations stand for every token, or for every token but the text; text is then turned by nothing.
-        at_table, turned = token, is_token
-        if not ROTATES_TEXT:
-            at_table = tl.where(token >= text_stop, token - (text_stop - text_start), token)
-            turned = is_token & (is_text == 0)
+        at_table, turned = _turned(token, is_token, text_start, text_stop, ROTATES_TEXT)
         pair = tl.arange(0, HALF)
         step: tl.constexpr = 2 if INTERLEAVED else 1
         table = at_table[:, None] * HEAD_DIM + step * pair[None, :]
@@ -134,13 +143,10 @@ def _finish_across(
     if weight is not None:
         row = row * tl.load(weight + at, wanted, 0.0).to(tl.float32)
     if cosine is not None:
-        at_table, is_turned = token, token >= 0
-        if not ROTATES_TEXT:
-            at_table = tl.where(token >= text_stop, token - (text_stop - text_start), token)
-            is_turned = (token < text_start) | (token >= text_stop)
+        at_table, turned = _turned(token, token < seq_len, text_start, text_stop, ROTATES_TEXT)
         step: tl.constexpr = 2 if INTERLEAVED else 1
         table = at_table * HEAD_DIM + step * tl.arange(0, HALF)
-        cos, sin = tl.load(cosine + table, is_turned, 1.0)[None, :], tl.load(sine + table, is_turned, 0.0)[None, :]
+        cos, sin = tl.load(cosine + table, turned, 1.0)[None, :], tl.load(sine + table, turned, 0.0)[None, :]
         first, second = _halves(row, INTERLEAVED, BLOCK_HEADS, HALF)
         row = _whole(first * cos - second * sin, second * cos + first * sin, INTERLEAVED, BLOCK_HEADS, HALF)
     target = tl.zeros([BLOCK_HEADS], tl.int32) + token

@@ -121,8 +121,7 @@ class TritonBlockSparseBackend:
             launches.append(fp8_attention.prepare(query, keys, output, lists, assignment, lengths, settings_8))
         else:
             major, minor = torch.cuda.get_device_capability(query.device) if query.is_cuda else LEAST_CAPABILITY
-            has_masks = lists.has_partial or lengths is not None
-            settings = kernel.settings_for(query.shape[-1], query.element_size(), 10 * major + minor, has_masks)
+            settings = kernel.settings_for(query, lists, lengths, 10 * major + minor)
             launches = [kernel.prepare(query, key, value, output, lists, assignment, lengths, settings)]
         for launch in launches:
             launch.run()

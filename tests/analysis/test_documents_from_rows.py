@@ -72,6 +72,8 @@ def test_a_paired_table_against_a_settings_value_says_what_it_is_better_by(tmp_p
     assert documents.fill(filled, tmp_path) == filled
     with pytest.raises(RecordError, match="beside one of backend.precision=int8 "):
         documents.fill(place.replace("bf16", "int8"), tmp_path)
+    with pytest.raises(RecordError, match="only a paired table is against something, and <!-- rows: runs against"):
+        documents.fill(place.replace("paired", "rows"), tmp_path)
 
 
 def test_a_paired_table_without_a_pair_is_refused(fake, tmp_path):

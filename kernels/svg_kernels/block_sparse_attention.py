@@ -10,6 +10,7 @@ import torch
 import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from svg_kernels import warpgroup_attention
 from svg_kernels.block_sparse_program import attention
 from svg_kernels.launch import Launch, is_interpreted
 from svg_kernels.spec import Case, Inputs, Spec
@@ -72,6 +73,23 @@ def settings_for(query: torch.Tensor, lists: TileLists, lengths: torch.Tensor | 
     if head_dim <= 64:
         return Settings(128, 64, 4, 3)
     return Settings(128, 32, 4, 3) if head_dim <= 128 else Settings(64, 32, 4, 2)
+
+
+def fastest(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    output: torch.Tensor,
+    lists: TileLists,
+    assignment: torch.Tensor,
+    lengths: torch.Tensor | None,
+    capability: int,
+) -> Launch:
+    """Return the launch of the program that is fastest on a GPU; the other arguments are those of ``prepare``."""
+    if warpgroup_attention.fits((query, key, value, output), lists, lengths, capability):
+        return warpgroup_attention.prepare(query, key, value, output, lists, assignment)
+    settings = settings_for(query, lists, lengths, capability)
+    return prepare(query, key, value, output, lists, assignment, lengths, settings)
 
 
 def prepare(
@@ -152,8 +170,7 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
 def _prepare(inputs: Inputs, capability: int) -> tuple[tuple[torch.Tensor, ...], list[Launch]]:
     query = inputs["query"]
     output = torch.full_like(query, torch.nan)
-    settings = settings_for(query, inputs["lists"], inputs["lengths"], capability)
-    return (output,), [prepare(**inputs, output=output, settings=settings)]
+    return (output,), [fastest(**inputs, output=output, capability=capability)]
 
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:
@@ -207,6 +224,8 @@ SPEC = Spec(
         {"shape": (2, 2, 150, 128), "tile": 128, "density": 0.3, "exact": False, "lengths": [150, 41]},
         {"shape": (1, 1, 70, 48), "tile": 16, "density": 0.4, "exact": True, "last_head": 0},
         {"shape": (1, 2, 64, 256), "tile": 32, "density": 0.6, "exact": False},
+        {"shape": (1, 2, 270, 64), "tile": 128, "density": 0.6, "exact": False},
+        {"shape": (1, 1, 513, 128), "tile": 128, "density": 0.4, "exact": False, "last_head": 0},
     ),
     compiled_cases=tuple(
         {"shape": (1, 1, 3 * tile - 1, head_dim), "tile": tile, "density": 0.5, "exact": exact, "last_head": 0}

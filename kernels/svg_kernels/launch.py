@@ -11,6 +11,8 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as GluonDescriptor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 TYPES = {
@@ -30,7 +32,7 @@ class Launch:
     """One call of one kernel.
 
     Args:
-        kernel: What ``triton.jit`` returned.
+        kernel: What ``triton.jit`` or ``gluon.jit`` returned.
         grid: Number of programs.
         arguments: Every argument of the kernel by name: tensors, tensor descriptors, numbers, constants.
         options: ``num_warps``, ``num_stages`` and the like.
@@ -46,7 +48,8 @@ class Launch:
 
         Triton by itself launches on the current GPU, which need not be the tensors'.
         """
-        tensors = (x.base if isinstance(x, TensorDescriptor) else x for x in self.arguments.values())
+        described = TensorDescriptor, GluonDescriptor
+        tensors = (x.base if isinstance(x, described) else x for x in self.arguments.values())
         device = next((x.device for x in tensors if isinstance(x, torch.Tensor) and x.is_cuda), None)
         with nullcontext() if device is None else torch.cuda.device(device):
             self.kernel[self.grid](**self.arguments, **self.options)
@@ -66,7 +69,8 @@ class Launch:
             signature[parameter.name] = _type_of(value)
             if not parameter.do_not_specialize and _is_divisible_by_16(value):
                 attributes[(place,)] = [["tt.divisibility", 16]]
-        source = ASTSource(self.kernel, signature, constants, attributes)
+        kind = GluonASTSource if isinstance(self.kernel, GluonJITFunction) else ASTSource
+        source = kind(self.kernel, signature, constants, attributes)
         return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(self.options))
 
 
@@ -80,6 +84,8 @@ def _type_of(value: Any) -> str:
         return f"*{TYPES[value.dtype]}"
     if isinstance(value, TensorDescriptor):
         return f"tensordesc<{TYPES[value.base.dtype]}{list(value.block_shape)}>"
+    if isinstance(value, GluonDescriptor):
+        return f"tensordesc<{TYPES[value.base.dtype]}{list(value.block_shape)},{value.layout!r}>"
     return "fp32" if isinstance(value, float) else "i32"
 
 

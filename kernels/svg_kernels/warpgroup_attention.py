@@ -1,0 +1,64 @@
+"""When whole tiles of 128 by 128 are shared by Hopper's warpgroups, and how that program is launched."""
+
+from __future__ import annotations
+
+import torch
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from svg_kernels.fp8_model import LOG2_E
+from svg_kernels.launch import Launch
+from svg_kernels.tile_lists import TileLists
+from svg_kernels.tiles import fits_descriptor
+from svg_kernels.warpgroup_program import KEYS, QUERIES, ROWS, attention
+
+# Tiles that fit the shared memory, and steps unrolled, for each head_dim. Unrolled, scores need not be moved from where
+# the next ones were put; at 128 there are not the registers for it.
+STAGES_AND_STEPS = {64: (4, 2), 128: (2, 1)}
+
+
+def fits(tensors: tuple[torch.Tensor, ...], lists: TileLists, lengths: torch.Tensor | None, capability: int) -> bool:
+    """Return whether the program computes a call: on Hopper, for 16-bit numbers and whole tiles of 128 by 128.
+
+    ``tensors`` are query, key, value and output. Where ``lengths`` cut tiles, what is behind them may be no number.
+    """
+    return (
+        90 <= capability < 100
+        and tensors[0].element_size() == 2
+        and tensors[0].shape[-1] in STAGES_AND_STEPS
+        and (lists.query_size, lists.key_size) == (QUERIES.value, KEYS.value)
+        and not lists.has_partial
+        and lengths is None
+        and all(fits_descriptor(x) for x in tensors)
+    )
+
+
+def prepare(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    output: torch.Tensor,
+    lists: TileLists,
+    assignment: torch.Tensor,
+) -> Launch:
+    """Return the launch; arguments as those of ``block_sparse_attention.prepare``, which ``fits`` says to fit."""
+    batch, num_heads, seq_len, head_dim = query.shape
+    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
+    rows = {"query": (query, ROWS), "key": (key, KEYS), "value": (value, KEYS)}
+    stages, steps = STAGES_AND_STEPS[head_dim]
+    block = QUERIES.value, KEYS.value
+    given = lists.arguments(assignment, None, (batch, num_heads, seq_len), block)
+    arguments = {
+        **{
+            name: TensorDescriptor.from_tensor(x, [1, 1, count.value, head_dim], layout)
+            for name, (x, count) in rows.items()
+        },
+        "output": output,
+        **{f"stride_output_{axis}": output.stride(i) for i, axis in enumerate(("item", "head", "token"))},
+        "scale_log2": head_dim**-0.5 * LOG2_E,
+        "HEAD_DIM": head_dim,
+        "STAGES": stages,
+        "UNROLL": steps,
+    }
+    arguments |= {name: given[name] for name in attention.arg_names if name not in arguments}
+    return Launch(attention, (batch * num_heads * lists.num_programs(block[0]),), arguments, {"num_warps": 4})

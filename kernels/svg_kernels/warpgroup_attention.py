@@ -14,7 +14,7 @@ from svg_kernels.warpgroup_program import KEYS, QUERIES, ROWS, attention
 
 # Tiles that fit the shared memory, and steps unrolled, for each head_dim. Unrolled, scores need not be moved from where
 # the next ones were put; at 128 there are not the registers for it.
-STAGES_AND_STEPS = {64: (4, 2), 128: (2, 1)}
+STAGES_AND_STEPS = {64: (3, 2), 128: (3, 1)}
 
 
 def fits(tensors: tuple[torch.Tensor, ...], lists: TileLists, lengths: torch.Tensor | None, capability: int) -> bool:

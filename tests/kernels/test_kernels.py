@@ -92,6 +92,11 @@ def test_kernels_compile_for_gpus_that_are_not_there_and_fit_their_shared_memory
     assert masked and not any(" serial " in line for line in masked)
     whole_tiles = [line for line in lines if line.startswith("fp8") and "'exact': True" not in line]
     assert not any(" spills " in line for line in whole_tiles)
+    if capability == 90:
+        # Warpgroups that share tiles keep their next products running beside their softmax.
+        wide = [line for line in lines if line.startswith("block_sparse") and "'tile': 128" in line]
+        shared = [line for line in wide if "'exact': False" in line and "lengths" not in line and "256)" not in line]
+        assert len(shared) == 4 and not any(word in line for line in shared for word in (" serial ", " spills "))
 
 
 def test_a_norm_over_all_heads_has_no_bias_and_is_the_same_for_text():

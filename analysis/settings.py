@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,8 @@ _NAMES = ("model", "method", "backend", "dense_backend")
 _ALWAYS = ("config.method.sparsity", "config.method.density")
 # What decides a dense video besides the model's settings.
 _OF_DENSE = ("model", "dense_backend", "config.compile", "config.device")
+# Each backend has some of its own.
+_OF_BACKEND = ("config.backend.", "config.dense_backend.")
 # Hash of the code that made a run.
 _CODE = "config.code"
 # The model itself is among the settings, by its fingerprint.
@@ -33,6 +36,10 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
     table = runs.set_index("run_id", drop=False)
     chosen = [name for name in table if _is_setting(name)]
     texts = {name: table[name].map(as_text) for name in (*chosen, "backend", "dense_backend")}
+    # That a backend has no such setting is said by the backend's name.
+    texts |= {
+        name: text.where(table[name].map(_is_set)) for name, text in texts.items() if name.startswith(_OF_BACKEND)
+    }
     # Dense and sparse runs have different backends by nature, and different knobs: compared within a method.
     own = [name for name in texts if name.startswith(("config.method.", _CODE)) or name not in chosen]
     whole = table["status"] == "complete"
@@ -163,6 +170,11 @@ def as_text(value: Any) -> str:
 def listed(names: Iterable[str]) -> str:
     """Return names once each, in order, with commas."""
     return ", ".join(dict.fromkeys(names))
+
+
+def natural(text: str) -> list[tuple[str, float]]:
+    """Return a key that sorts texts by their words, and numbers within them by their size."""
+    return [(words, float(number or 0)) for words, number in re.findall(r"(\D*)(\d*\.?\d*)", text)]
 
 
 def counted(count: int, noun: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.figures import look
 from analysis.figures.floor import floor_notes
-from analysis.figures.series import MissingRows, drawable, families, settings_of
+from analysis.figures.series import MissingRows, busy_note, drawable, families, settings_of
 from analysis.summary import FORMATS
 
 _ACROSS, _DOWN = "first_times_fp", "first_layers_fp"
@@ -85,12 +85,12 @@ def quality_of_dense_part(
         axes.set_xticks(range(len(table.columns)), [f"{value:g}" for value in table.columns])
         axes.set_yticks(range(len(table.index)), [f"{value:g}" for value in table.index])
         axes.set_title(title, fontsize=7)
-        axes.set_xlabel(_ACROSS)
-        axes.set_ylabel(_DOWN)
+        axes.set_xlabel(f"{_ACROSS}, share of the steps")
+        axes.set_ylabel(f"{_DOWN}, share of the layers")
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     bar = figure.colorbar(image, ax=list(grid), shrink=0.9, label=f"{FORMATS[quantity][0]} against dense")
     bar.outline.set_visible(False)
     words = "In a cell: the quality, and the speed-up of the generation."
-    look.add_notes(figure, [words, *notes, *floor_notes(drawn, quantity)])
+    look.add_notes(figure, [words, *notes, busy_note(drawn), *floor_notes(drawn, quantity)])
     return look.save(figure, output, suffixes)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.figures import look
 from analysis.figures.floor import floor_notes, higher_is_better
-from analysis.figures.series import DENSITY, MissingRows, differing, drawable
+from analysis.figures.series import DENSITY, MissingRows, busy_note, differing, drawable
 from analysis.settings import knob_text
 from analysis.summary import FORMATS
 
@@ -60,11 +60,13 @@ def quality_over_time(
     width = look.width_for(max(map(len, fronts))) if columns == 1 else look.PAGE
     figure = look.new_figure(width, 2.2 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
-    looks = {name: look.style(index) for index, name in enumerate(dict.fromkeys(table["method"]))}
+    methods = sorted(set(table["method"]), key=lambda name: (name != "svg", name))
+    looks = {name: look.style(index) for index, name in enumerate(methods)}
     named = []
     for axes, ((model, environment), rows), front in zip(panels, groups, fronts, strict=False):
-        for method, points in rows.groupby("method", sort=False):
-            axes.plot(points["generation_s"], points[quantity], linestyle="none", label=method, **looks[method])
+        of_method = dict(list(rows.groupby("method")))
+        for method, points in ((name, of_method[name]) for name in looks if name in of_method):
+            axes.plot(points["generation_s"], points[quantity], label=method, **looks[method] | {"linestyle": "none"})
         axes.step(front["generation_s"], front[quantity], where="post", **_FRONT)
         if rows["dense_generation_s"].notna().any():
             twin = float(rows["dense_generation_s"].mean())
@@ -83,7 +85,7 @@ def quality_over_time(
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
     look.add_legend(figure)
-    look.add_notes(figure, [*named, *notes, *floor_notes(table, quantity)])
+    look.add_notes(figure, [*named, *notes, busy_note(table), *floor_notes(table, quantity)])
     return look.save(figure, output, suffixes)
 
 
@@ -110,7 +112,9 @@ def _named(words: str, front: pd.DataFrame, rows: pd.DataFrame) -> str:
         shared = {}
     texts = [_text({name: value for name, value in fact.items() if name not in shared}) for fact in facts]
     of_all = f" ({_text(shared)})" if shared else ""
-    return f"{words}{of_all}: {', '.join(f'{number} {text}' for number, text in enumerate(texts, 1))}."
+    # A line does not end between a number and what it names.
+    numbered = [f"{number}\N{NO-BREAK SPACE}{text}" for number, text in enumerate(texts, 1)]
+    return f"{words}{of_all}: {', '.join(numbered)}."
 
 
 def _text(facts: dict[str, Any]) -> str:

@@ -24,6 +24,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = "os^DvPX<"
 # Small text, and how many of its characters an inch and lines an inch hold.
 _SMALL, _CHARACTERS, _LINES = 7.0, 18.0, 7.2
+# Of a logarithmic axis in a figure of two panels: labels that fit, were they equally far apart.
+_TICKS = 16
 
 # A figure is the same whatever settings of matplotlib a user has.
 in_one_look = matplotlib.style.context(
@@ -60,13 +62,14 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def style(index: int) -> dict[str, Any]:
-    """Return colour and marker of a figure's series number ``index``, from 0."""
-    return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
+    """Return colour, marker and line of series number ``index``, from 0; a colour that comes again is dashed."""
+    line = "-" if index < len(COLORS) else "--"
+    return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)], "linestyle": line}
 
 
 def width_for(names: int) -> float:
-    """Return the width of a figure of one panel and so many series: a column's, or a page's for a long legend."""
-    return COLUMN if names <= 6 else PAGE
+    """Return the width of a figure of one panel and so many series: a column's, or a page's to tell many apart."""
+    return COLUMN if names <= 4 else PAGE
 
 
 def add_legend(figure: Figure) -> None:
@@ -99,11 +102,21 @@ def add_notes(figure: Figure, notes: Iterable[str]) -> None:
 
 
 def plain_log_ticks(axes: Axes, which: str, ticks: Sequence[float]) -> None:
-    """Make an axis logarithmic (``"x"`` or ``"y"``), with those of the ticks that it reaches, as plain numbers."""
+    """Make an axis logarithmic (``"x"`` or ``"y"``), with those of the ticks that it has room for, as plain numbers.
+
+    Args:
+        axes: Whose axis.
+        which: ``"x"`` or ``"y"``.
+        ticks: In ascending order; of those that are too near each other, the greatest one stays.
+    """
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axis.get_view_interval()
-    shown = [tick for tick in ticks if low <= tick <= high]
+    apart = (high / low) ** (1 / _TICKS)
+    shown: list[float] = []
+    for tick in reversed(ticks):
+        if low <= tick <= high and (not shown or tick * apart <= shown[-1]):
+            shown.append(tick)
     axis.set_ticks(shown, [f"{tick:g}" for tick in shown])
     axis.set_ticks([], minor=True)
 

@@ -22,6 +22,8 @@ from analysis.summary import FORMATS
 
 _ROWS = "num_sampled_rows"
 _MAKES = "experiment=sampled_rows"
+# What needs no sample: the choice from all queries, and by coin.
+_LINES = {"oracle_choice": ":", "random_choice": "-."}
 
 
 @look.in_one_look
@@ -34,7 +36,9 @@ def quality_over_sampled_rows(
     protocol: str = "standard",
     suffixes: Iterable[str] = look.SUFFIXES,
 ) -> list[Path]:
-    """Draw the heads' regret and one quality over the sampled rows; dotted, that of a choice from all queries.
+    """Draw the heads' regret and one quality over the sampled rows, and lines where other choices are.
+
+    Dotted is a choice from all queries, dash-dotted one by coin.
 
     Regret is what the palette's best pattern would save of the mean squared error of a head's output, the mean over
     heads, layers and steps.
@@ -68,12 +72,13 @@ def quality_over_sampled_rows(
         panels = {"head_regret": "regret (mean squared error)"} | panels
     else:
         notes.append("No regret: these runs have no head_regret; statistics=sparse measures it.")
-    oracles = found[found["method"].eq("oracle_choice") & found["model"].isin(drawn["model"])]
+    others = found[found["method"].isin(list(_LINES)) & found["model"].isin(drawn["model"])]
     figure = look.new_figure(look.PAGE if len(panels) > 1 else look.width_for(len(series)), 2.2)
     for axes, (name, heading) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         draw_curves(axes, _ROWS, name, series, apart="factor")
-        for index, (_, row) in enumerate(oracles[oracles[name].notna()].iterrows(), len(series)):
-            axes.axhline(row[name], linestyle=":", color=look.style(index)["color"], label=row["name"])
+        for index, (_, row) in enumerate(others[others[name].notna()].iterrows(), len(series)):
+            line = {"linestyle": _LINES[row["method"]], "color": look.style(index)["color"]}
+            axes.axhline(row[name], label=row["name"], **line)
         axes.set_xscale("log", base=2)
         axes.ticklabel_format(axis="y", scilimits=(-2, 4))
         counts = sorted(drawn[_ROWS].unique())

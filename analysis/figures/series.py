@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from analysis.figures.look import style
 from analysis.intervals import few_prompts_text
-from analysis.settings import counted, environments, knob_text, machine_text
+from analysis.settings import counted, environments, knob_text, machine_text, natural
 from analysis.statistics import Value, estimate
 from analysis.summary import FORMATS, QUALITY, full_labels, summary
 
@@ -56,7 +56,9 @@ def drawable(
 
 
 def families(table: pd.DataFrame, apart: Sequence[str] = DENSITY) -> list[tuple[str, pd.DataFrame]]:
-    """Return the rows that differ in nothing but the settings ``apart``, under the name that they share.
+    """Return the rows that differ in nothing but the settings ``apart``, under the name that they share, in its order.
+
+    Of a model Sparse VideoGen stands first, so that a method has one look in all figures of like runs.
 
     The name has the settings in which rows of one model and method differ, the model if there are several, and the
     letter of the machine and code if there are several.
@@ -71,7 +73,10 @@ def families(table: pd.DataFrame, apart: Sequence[str] = DENSITY) -> list[tuple[
         names = table["model"].astype(str) + " " + names
     if table["environment"].nunique() > 1:
         names += " [" + table["environment"] + "]"
-    return list(table.groupby(names, sort=False))
+    found = table.groupby(names, sort=False)
+    return sorted(
+        found, key=lambda one: (one[1]["model"].iloc[0], one[1]["method"].iloc[0] != "svg", natural(str(one[0])))
+    )
 
 
 def differing(knobs: pd.Series) -> set[str]:
@@ -148,6 +153,14 @@ def draw_curves(
 def interval_note(table: pd.DataFrame, quantity: str) -> str:
     """Return what there is to say of intervals over few prompts; empty where there are enough, or rows have none."""
     return few_prompts_text(table.loc[table["videos"] > 0, f"{quantity}_prompts"].tolist())
+
+
+def busy_note(table: pd.DataFrame) -> str:
+    """Return of how many videos the machine was busy with something else; empty where of none."""
+    busy = table[table["speedup_note"].str.contains("the machine was busy", na=False)]
+    lacking, total = int((busy["speedup_total"] - busy["speedup_n"]).sum()), int(table["speedup_total"].sum())
+    words = "the machine was busy with something else: their seconds say little, and they have no speed-up."
+    return f"During {lacking} of {counted(total, 'video')} {words}" if lacking else ""
 
 
 def machine_notes(runs: pd.DataFrame, letters: Iterable[str]) -> list[str]:

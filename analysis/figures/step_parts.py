@@ -38,7 +38,8 @@ def step_parts(
 
     Args:
         measurements: From `analysis.load.measurements`.
-        runs: From `analysis.load.runs`; those of `experiments.step_latency` are drawn, the longest dense step on top.
+        runs: From `analysis.load.runs`; those of `experiments.step_latency` are drawn, a model and its backends
+            together with the least density first, the longest dense step on top.
         output: Path without a suffix.
         suffixes: File formats.
 
@@ -64,7 +65,10 @@ def step_parts(
             f"no run below this folder has the phases of a dense and a sparse step{reason}; "
             "python -m experiments.step_latency makes some"
         )
-    bars.sort(key=lambda row: -row["dense_s"])
+    longest: dict[tuple[str, ...], float] = {}
+    for row in bars:
+        longest[_pair(row)] = max(row["dense_s"], longest.get(_pair(row), 0.0))
+    bars.sort(key=lambda row: (-longest[_pair(row)], _pair(row), row["density"]))
     figure = look.new_figure(look.PAGE, 0.5 + 0.42 * len(bars))
     axes = figure.subplots()
     for name, words in PHASES.items():
@@ -79,7 +83,7 @@ def step_parts(
             text = f" {seconds:.2f} s" if prefix else f" {seconds:.2f} s, {row['speedup']:.2f}×"
             axes.text(seconds, place, text, va="center", fontsize=7)
             ticks[place] = (
-                f"{row['model']}{machine}, {row[backend]}{row['linear']}"
+                f"{row['model']}{machine}, {row[backend]}{row['linear']}{', compiled' * row['is_compiled']}"
                 if prefix
                 else f"{row[backend]}, {row['density']:.2f}"
             )
@@ -87,10 +91,16 @@ def step_parts(
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(bars) - 0.5, -0.5)
     axes.set_xlim(0, 1.1 * max(sum(parts.values()) for row in bars for parts in row["parts"].values()))
-    axes.set_xlabel("seconds of one step: dense above, sparse below with its density")
+    axes.set_xlabel("seconds of one step")
     look.add_legend(figure)
-    look.add_notes(figure, [*machine_notes(runs, shown), listed_note("Not drawn", left_out)])
+    words = "Of each pair the dense step is above, and below it the sparse one with its density."
+    look.add_notes(figure, [words, *machine_notes(runs, shown), listed_note("Not drawn", left_out)])
     return look.save(figure, output, suffixes)
+
+
+def _pair(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return what the steps have in common that stand together: the model, its size and what computes both steps."""
+    return tuple(str(row[name]) for name in ("model", "call", "dense_backend", "backend", "linear", "is_compiled"))
 
 
 def _phases(measurements: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:

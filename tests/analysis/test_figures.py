@@ -11,7 +11,8 @@ from analysis import figures, load
 from analysis.figures.__main__ import main
 from analysis.figures.catalogue import FIGURES, Records
 from analysis.figures.front import pareto_front
-from analysis.figures.look import COLUMN, PAGE
+from analysis.figures.look import COLORS, COLUMN, PAGE, plain_log_ticks, style
+from analysis.figures.series import families
 from analysis.summary import summary
 from svg.results import Measurement, RunWriter
 from tests.fake_runs import FRAMES, PROVENANCE, write_fake_runs
@@ -20,7 +21,7 @@ from tests.test_documents import first_column
 
 
 def write(root, run_id, method="svg", scores=(30.0,), protocol="standard", regret=None, seconds=3.0, **knobs):
-    """Write a run of one seed with a PSNR for each prompt; None for one that could not be measured."""
+    """Write a run of one seed with a PSNR for each prompt; None for one without a number, or a machine without rest."""
     names = {"model": "m", "method": method, "backend": "flex", "dense_backend": "sdpa"}
     config = {"seed": 0, "method": {"name": method, "sparsity": 0.25, **knobs}, "model": {"name": "m"}}
     with RunWriter(root, run_id, **names, config=config, provenance=PROVENANCE, prompts=[], seeds=[0]) as run:
@@ -29,9 +30,11 @@ def write(root, run_id, method="svg", scores=(30.0,), protocol="standard", regre
             why = {"status": "unavailable", "reason": "no weights; fetch them"} if score is None else {}
             run.add(Measurement(quantity="psnr_db", unit="dB", value=score, protocol=protocol, **why, **place))
             run.add(Measurement(quantity="density_executed", unit="1", value=0.25, protocol="tile", **place))
-            run.add(Measurement(quantity="generation_s", unit="s", value=seconds, **place))
+            run.add(Measurement(quantity="generation_s", unit="s", value=seconds or 9.0, **place))
             run.add(Measurement(quantity="dense_generation_s", unit="s", value=8.0, **place))
-            run.add(Measurement(quantity="speedup", unit="1", value=8 / seconds, **place))
+            busy = {"status": "unavailable", "reason": "work apart: the machine was busy with something else"}
+            speedup = {"value": 8 / seconds} if seconds else {"value": None, **busy}
+            run.add(Measurement(quantity="speedup", unit="1", **speedup, **place))
             for head, share in enumerate((0.5, 1.5) if regret is not None else ()):
                 where = {"step": 1, "layer": 2, "head": head, "branch": "cond"}
                 run.add(Measurement(quantity="head_regret", unit="1", value=regret * share, **where, **place))
@@ -62,6 +65,7 @@ def knobs(tmp_path_factory):
     for rows, regret, scores in ((4, 0.02, (30, 31, 35)), (16, 0.01, (33, 34, 38))):
         write(root, f"rows-{rows}", scores=scores, regret=regret, num_sampled_rows=rows)
     write(root, "oracle", "oracle_choice", (36.0,), regret=0.0)
+    write(root, "coin", "random_choice", (21.0,), regret=0.04)
     write(root, "dear", "rival", (25.0,), seconds=5.0)
     return tables(root)
 
@@ -150,22 +154,50 @@ def test_the_front_is_what_no_run_beats_in_both(knobs, tmp_path, drawn):
     [front] = [line for line in axes.lines if line.get_label() == "front"]
     # The oracle takes as long as the others of three seconds, and is better.
     assert np.column_stack(front.get_data()).tolist() == [[3.0, 36.0]]
-    assert sum(len(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "None") == 7
-    assert "Front: 1 oracle_choice sparsity=0.25." in texts(drawn[0])
-    rows = summary(*knobs)
+    assert sum(len(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "None") == 8
+    assert "Front: 1\N{NO-BREAK SPACE}oracle_choice sparsity=0.25." in texts(drawn[0])
+    rows = summary(*knobs).head(7)
     slow = pareto_front(rows.assign(seconds=[1, 2, 3, 4, 5, 6, 7], good=[3, 3, 1, 4, 4, 2, 5]), "seconds", "good")
     assert slow["good"].tolist() == [3, 4, 5] and slow["seconds"].tolist() == [1, 4, 7]
     near = pareto_front(rows.assign(seconds=range(7), lpips_vgg=[3, 2, 4, 2, 1, 5, 6]), "seconds", "lpips_vgg")
     assert near["lpips_vgg"].tolist() == [3, 2, 1]
 
 
-def test_sampled_rows_stand_against_regret_and_quality_with_the_oracle_dotted(knobs, tmp_path, drawn):
+def test_series_have_one_order_whatever_the_runs_ran_in_and_numbers_follow_their_size(tmp_path):
+    for name, method, rows in (("a", "rival", None), ("b", "svg", 16), ("c", "svg", 4), ("d", "ally", None)):
+        write(tmp_path, name, method, **({"num_sampled_rows": rows} if rows else {}))
+    found = [name for name, _ in families(summary(*tables(tmp_path)))]
+    assert found == ["svg num_sampled_rows=4", "svg num_sampled_rows=16", "ally", "rival"]
+
+
+def test_a_colour_that_comes_again_has_a_dashed_line():
+    first, second = style(0), style(len(COLORS))
+    assert first["color"] == second["color"] and first["marker"] != second["marker"]
+    assert (first["linestyle"], second["linestyle"]) == ("-", "--")
+
+
+def test_ticks_of_a_logarithmic_axis_stand_apart_however_far_it_reaches():
+    axes = matplotlib.figure.Figure().subplots()
+    for lowest, shown in ((1.0, ["10", "6", "4", "3", "2", "1"]), (1e-4, ["10", "4", "1"])):
+        axes.set_ylim(lowest, 10)
+        plain_log_ticks(axes, "y", (1, 2, 3, 4, 6, 10))
+        assert [label.get_text() for label in axes.get_yticklabels()] == shown
+
+
+def test_seconds_of_a_busy_machine_are_said_to_say_little(tmp_path, drawn):
+    write(tmp_path, "quiet", "rival")
+    write(tmp_path, "busy", seconds=None)
+    figures.quality_over_time(*tables(tmp_path), tmp_path / "front")
+    assert "During 1 of 2 videos the machine was busy with something else" in texts(drawn[0])
+
+
+def test_sampled_rows_stand_against_regret_and_quality_beside_the_oracle_and_the_coin(knobs, tmp_path, drawn):
     figures.quality_over_sampled_rows(*knobs, tmp_path / "rows")
     regret, quality = drawn[0].axes
     assert np.column_stack(curves(regret)["svg"]).tolist() == [[4, pytest.approx(0.02)], [16, pytest.approx(0.01)]]
     assert list(curves(quality)["svg"][1]) == [32, 35]
-    dotted = [line for line in quality.lines if line.get_linestyle() == ":"]
-    assert [(line.get_label(), line.get_ydata()[0]) for line in dotted] == [("oracle_choice sparsity=0.25", 36)]
+    lines = {line.get_linestyle(): (line.get_label(), line.get_ydata()[0]) for line in quality.lines}
+    assert lines[":"] == ("oracle_choice sparsity=0.25", 36) and lines["-."] == ("random_choice sparsity=0.25", 21)
 
 
 @pytest.mark.parametrize("backend", ["triton_block_sparse", "reference"])
@@ -208,13 +240,17 @@ def test_a_step_is_two_bars_of_its_phases_and_one_without_phases_is_named(tmp_pa
         figures.step_parts(*tables(tmp_path), tmp_path / "steps")
     facts = {"prompts": [], "seeds": [0], "provenance": PROVENANCE, "config": {"weights": "random", "seed": 0}}
     names_of_run = {"model": "m", "method": "svg", "backend": "flex", "dense_backend": "sdpa"}
-    with RunWriter(tmp_path, "whole", **names_of_run, **facts) as run:
-        for prefix, seconds in (("dense_", (6.0, 0.0, 0.0, 2.0)), ("", (2.0, 0.25, 0.5, 1.25))):
-            for phase, value in zip(("attention", "profiling", "reordering", "rest"), seconds, strict=True):
-                run.add(Measurement(quantity=f"{prefix}phase_s", unit="s", value=value, protocol=phase, seed=0))
-        run.add(Measurement(quantity="dense_step_s", unit="s", value=8.0, n=3, seed=0))
-        run.add(Measurement(quantity="speedup", unit="1", value=2.0, seed=0))
-        run.add(Measurement(quantity="density_executed", unit="1", value=0.25, protocol="tile", seed=0))
+
+    def step(run_id, density, dense_rest=2.0, **other):
+        with RunWriter(tmp_path, run_id, **names_of_run | other, **facts) as run:
+            for prefix, seconds in (("dense_", (6.0, 0.0, 0.0, dense_rest)), ("", (2.0, 0.25, 0.5, 1.25))):
+                for phase, value in zip(("attention", "profiling", "reordering", "rest"), seconds, strict=True):
+                    run.add(Measurement(quantity=f"{prefix}phase_s", unit="s", value=value, protocol=phase, seed=0))
+            run.add(Measurement(quantity="dense_step_s", unit="s", value=6 + dense_rest, n=3, seed=0))
+            run.add(Measurement(quantity="speedup", unit="1", value=2.0, seed=0))
+            run.add(Measurement(quantity="density_executed", unit="1", value=density, protocol="tile", seed=0))
+
+    step("whole", 0.25)
     figures.step_parts(*tables(tmp_path), tmp_path / "steps")
     [axes] = drawn[0].axes
     bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches if bar.get_width()]
@@ -222,6 +258,11 @@ def test_a_step_is_two_bars_of_its_phases_and_one_without_phases_is_named(tmp_pa
     assert [text.get_text() for text in axes.texts] == [" 8.00 s", " 4.00 s, 2.00×"]
     assert names(drawn[0]) == ["attention", "profiling", "reordering", "the rest"]
     assert "step-hunyuan_video_t2v-another (failed)" in texts(drawn[0])
+    step("slower", 0.5, dense_rest=2.25)
+    step("other", 0.3, dense_rest=2.125, dense_backend="flash4")
+    figures.step_parts(*tables(tmp_path), tmp_path / "steps")
+    labels = [label.get_text() for label in drawn[-1].axes[0].get_yticklabels()]
+    assert labels == ["m, sdpa", "flex, 0.25", "m, sdpa", "flex, 0.50", "m, flash4", "flex, 0.30"]
 
 
 def test_a_strip_is_the_dense_video_a_sparse_one_and_what_lies_between(fake, tmp_path, drawn):

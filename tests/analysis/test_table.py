@@ -172,6 +172,16 @@ def test_the_settings_of_a_backend_are_knobs(tmp_path):
     assert table_of(tmp_path)["label"].tolist() == ["svg backend.tile=32", "svg backend.tile=64"]
 
 
+def test_a_setting_that_another_backend_has_not_is_said_by_the_backends_name(tmp_path):
+    for backend, settings in (("sdpa", {"kernel": "auto"}), ("flex", {"precision": "bf16"})):
+        config = {"seed": 0, "method": {}, "backend": {"name": backend, **settings}}
+        names = {"model": "m", "method": "svg", "backend": backend, "dense_backend": "sdpa"}
+        facts = {"config": config, "provenance": PROVENANCE, "prompts": [], "seeds": [0]}
+        with RunWriter(tmp_path, backend, **names, **facts) as run:
+            run.add(psnr(20.0))
+    assert set(table_of(tmp_path)["label"]) == {"svg backend=sdpa", "svg backend=flex"}
+
+
 def test_the_protocol_is_chosen_and_never_mixed(tmp_path):
     write(tmp_path, "a", psnr(20.0), psnr(30.0, protocol="upstream"))
     assert table_of(tmp_path)["psnr_db"].tolist() == [20]

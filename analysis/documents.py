@@ -4,12 +4,12 @@
 
 A table stands between ``<!-- rows: results/demo -->`` and ``<!-- end of rows -->``; the folder is relative to the
 document. In place of ``rows`` (one line per run), ``paired`` says what ``svg`` is better by than the other methods (or
-what ``paired: FOLDER against SETTING=VALUE`` names, by than the setting's other values),
-``steps`` what single denoising steps took, ``floor`` how far they are from what their machine allows, and ``claims``
-what was to be reached and was, by all folders of runs in the one that is named. A published table beside what was
-measured stands between ``<!-- published: svg-table1 in results/published results/h200 -->``, which names all folders
-of its runs, and ``<!-- end of published -->``. ``--check`` changes nothing and ends with status 1 where a table is not
-what its rows say.
+what ``paired: FOLDER against SETTING=VALUE`` names, by than the setting's other values), ``knobs`` what each knob
+changes from its least value to its greatest, ``steps`` what single denoising steps took, ``floor`` how far they are
+from what their machine allows, and ``claims`` what was to be reached and was, by all folders of runs in the one that is
+named. A published table beside what was measured stands between ``<!-- published: svg-table1 in results/published
+results/h200 -->``, which names all folders of its runs, and ``<!-- end of published -->``. ``--check`` changes nothing
+and ends with status 1 where a table is not what its rows say.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from analysis.published_tables import read
 from analysis.roofline import floor_lines
 from analysis.settings import environments, machine_text
 from analysis.targets import claims_markdown, read_rows
-from analysis.views import paired_view, steps_view, summary_view
+from analysis.views import knobs_view, paired_view, steps_view, summary_view
 from analysis.writer import Table, grid, line, write
 from svg.results import RecordError
 
 _VIEWS: dict[str, Callable[..., Table]] = {
     "rows": summary_view,
     "paired": paired_view,
+    "knobs": knobs_view,
     "steps": steps_view,
 }
 
 _TABLE = re.compile(
-    r"(<!-- (?P<kind>rows|paired|steps|floor|claims): (?P<folder>\S+?)(?: against (?P<reference>\S+?))? -->\n).*?"
+    r"(<!-- (?P<kind>rows|paired|knobs|steps|floor|claims): (?P<folder>\S+?)(?: against (?P<reference>\S+?))? -->\n).*?"
     r"(?P<end><!-- end of (?P=kind) -->)",
     re.DOTALL,
 )

@@ -19,7 +19,7 @@ from analysis.intervals import detectable, few_prompts_text, interval
 from analysis.noise import distance, has_floor
 from analysis.pairing import Setting, settings
 from analysis.remarks import floor_text, form
-from analysis.settings import counted, knob_text
+from analysis.settings import counted, knob_text, natural
 from analysis.statistics import prompt_means
 from svg.results import RecordError
 
@@ -82,7 +82,18 @@ def paired_runs(
     table = pd.DataFrame(rows, columns=[*COLUMNS, "other_runs"]).astype(
         dict.fromkeys(_NUMBERS, float) | {"within_noise": "boolean"}
     )
-    return table.sort_values(["model", "density", "difference"], ignore_index=True)
+    # Where several settings of the reference kept one fraction, each stands beside all others.
+    places = {name: place for place, name in enumerate(sorted(set(table["reference"]), key=natural))}
+    return table.sort_values(
+        ["model", "density", "reference", "difference"],
+        key=lambda column: column.map(places) if column.name == "reference" else column,
+        ignore_index=True,
+    )
+
+
+def has_several_references(table: pd.DataFrame) -> bool:
+    """Return whether several settings of the reference stand at one density, so that a line must name its own."""
+    return bool(table.groupby(["model", "density"])["reference"].nunique().gt(1).any())
 
 
 def _is_reference(setting: Setting, reference: str) -> bool:
@@ -180,8 +191,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{options.quantity}: {options.reference} minus the other, mean over prompts and its 95 % interval")
+    several = has_several_references(table)
     for row in table.itertuples():
-        print(f"  {row.model} at {row.density:g}: {row.other}: {_text(row, options.quantity)}")
+        pair = f"{row.reference} minus {row.other}" if several else row.other
+        print(f"  {row.model} at {row.density:g}: {pair}: {_text(row, options.quantity)}")
     print(*paired_remarks(table, options.quantity), sep="\n")
     return 0
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.elements import cell, method_name, of_runs, sortable
-from analysis.paired import difference_texts, paired_remarks, paired_runs
+from analysis.paired import difference_texts, has_several_references, paired_remarks, paired_runs
 from analysis.remarks import floor_number, form
 from analysis.settings import counted
 
@@ -46,7 +46,7 @@ def paired_table(
         return '<p class="empty">No two methods kept the same fraction on the same videos, so none can be paired.</p>'
     several = len({model for table in tables.values() for model in table["model"]}) > 1
     # One method may have several settings at one density, each beside the same others.
-    own = any(table.groupby(["model", "density"])["reference"].nunique().gt(1).any() for table in tables.values())
+    own = any(map(has_several_references, tables.values()))
     texts = ["Other method", *([f"Setting of {reference}"] if own else []), *(["Model"] if several else []), "Quality"]
     numbers = ["Density", f"{reference} minus it", "Low, 95 %", "High, 95 %", "Detectable", "Noise floor", "Prompts"]
     rows = [

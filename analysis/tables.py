@@ -1,6 +1,6 @@
 """Writes a table of recorded runs for a page, a paper or a program.
 
-    python -m analysis.tables RUNS_DIR [--table runs|paired|steps] [--format markdown|latex|csv] [--output FILE]
+    python -m analysis.tables RUNS_DIR [--table runs|paired|knobs|steps] [--format markdown|latex|csv] [--output FILE]
 
 Runs of two machines, or of code that was changed since its commit, are refused unless --allow-mixed or --allow-dirty
 says that it is meant.
@@ -15,11 +15,11 @@ from pathlib import Path
 from analysis import hardware, load
 from analysis.checks import check_rows
 from analysis.files import write_whole
-from analysis.views import paired_view, steps_view, summary_view
+from analysis.views import knobs_view, paired_view, steps_view, summary_view
 from analysis.writer import FORMATS, Table, write
 from svg.results import RecordError
 
-TABLES = ("runs", "paired", "steps")
+TABLES = ("runs", "paired", "knobs", "steps")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("runs_dir", type=Path, help="folder of runs")
     parser.add_argument("--table", choices=TABLES, default="runs", help="which (default: %(default)s)")
-    parser.add_argument("--quantity", default="psnr_db", help="what --table paired compares (default: %(default)s)")
+    parser.add_argument("--quantity", default="psnr_db", help="of --table paired and knobs (default: %(default)s)")
     parser.add_argument("--reference", default="svg", help="method that --table paired compares with the others")
     parser.add_argument("--protocol", default="standard", help="of quality (default: %(default)s)")
     add_writing(parser)
@@ -74,6 +74,8 @@ def _table(options: argparse.Namespace) -> Table:
     check_rows(measurements, runs, options.protocol)
     if options.table == "paired":
         return paired_view(measurements, runs, options.quantity, options.reference, options.protocol)
+    if options.table == "knobs":
+        return knobs_view(measurements, runs, options.quantity, options.protocol)
     if options.table == "steps":
         return steps_view(measurements, runs)
     return summary_view(measurements, runs, options.protocol)

@@ -1,11 +1,14 @@
-"""The tables of runs, of paired differences and of single steps, as what `analysis.writer` writes."""
+"""The tables of runs, of paired differences, of knobs and of single steps, as what `analysis.writer` writes."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
-from analysis.paired import difference_texts, paired, paired_remarks
-from analysis.remarks import form, remarks
+from analysis.knobs import knob_effects
+from analysis.paired import difference_texts, has_several_references, paired, paired_remarks
+from analysis.remarks import form, noise_texts, remarks
 from analysis.steps import HEADINGS, step_lines, step_runs, step_table
 from analysis.summary import FORMATS, cell, full_labels, quality_columns, summary
 from analysis.writer import Table
@@ -70,10 +73,11 @@ def paired_view(
             f"there is {', '.join(runs['run_id'])}"
         )
     name = form(quantity)[0]
-    several = table["model"].nunique() > 1
+    several, own = table["model"].nunique() > 1, has_several_references(table)
     cells = [
         (
             f"{row.density:g}",
+            *([row.reference] if own else []),
             f"{row.model} {row.other}" if several else row.other,
             *difference_texts(row, quantity),
             str(row.prompts),
@@ -83,15 +87,62 @@ def paired_view(
     return Table(
         name="paired",
         title=f"{reference} minus another method on the same videos, {name} in protocol {protocol}",
-        headings=("density", "method", f"{reference} minus it, {name}", "95 % interval", "detectable", "prompts"),
+        headings=(
+            *("density", *([reference, "other"] if own else ["method"])),
+            *(f"{reference} minus it, {name}", "95 % interval", "detectable", "prompts"),
+        ),
         cells=tuple(cells),
-        align="rlrrrr",
+        align="rll"[: 3 if own else 2] + "rrrr",
         frame=table,
         runs=runs,
         n="prompts, as given in each line",
         interval=_OVER_PROMPTS,
         notes=tuple(paired_remarks(table, quantity)),
     )
+
+
+def knobs_view(
+    measurements: pd.DataFrame, runs: pd.DataFrame, quantity: str = "psnr_db", protocol: str = "standard"
+) -> Table:
+    """Return what each knob of the sparse methods is worth, from its least value to its greatest, all else equal.
+
+    Raises:
+        RecordError: If no two settings of a sparse method differ in one knob alone.
+    """
+    table = knob_effects(measurements, runs[runs["method"] != "dense"], quantity, protocol)
+    if table.empty:
+        raise RecordError(
+            f"no two settings of a sparse method here differ in one knob alone and have {quantity}; "
+            f"there is {', '.join(runs['run_id'])}"
+        )
+    name, signed = form(quantity, is_signed=True)
+    several = table["model"].nunique() > 1
+    cells = [
+        (
+            " ".join([*([row.model] if several else []), *filter(None, [row.method, row.others])]),
+            f"{row.knob}, {_value(row.first)} to {_value(row.last)}",
+            signed.format(row.difference),
+            "–" if pd.isna(row.low) else f"{signed.format(row.low)} to {signed.format(row.high)}",
+            str(row.prompts),
+        )
+        for row in table.itertuples()
+    ]
+    return Table(
+        name="knobs",
+        title=f"What a knob changes on the same videos, {name} in protocol {protocol}",
+        headings=("method", "knob", f"gain, {name}", "95 % interval", "prompts"),
+        cells=tuple(cells),
+        align="llrrr",
+        frame=table,
+        runs=runs,
+        n="prompts, as given in each line",
+        interval=_OVER_PROMPTS,
+        notes=tuple(noise_texts(summary(measurements, runs, protocol=protocol))),
+    )
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _cell(row: pd.Series, name: str) -> str:

@@ -117,7 +117,7 @@ def test_the_values_of_a_setting_are_compared_where_nothing_else_differs(tmp_pat
             write(tmp_path, f"{precision}-{size}", "svg", {"p0": [score + size], "p1": [score - size]}, more=more)
     write(tmp_path, "other", "random_blocks", {"p0": [20.0]}, more={"backend": {"precision": "fp8"}, "block": 64})
     table = table_of(tmp_path, reference="backend.precision=bf16")
-    assert table["difference"].round(6).tolist() == [0.2, 0.2, 0.5, 0.5]
+    assert table["difference"].round(6).tolist() == [0.2, 0.5, 0.2, 0.5]
     assert all(
         "fp8" in other and "bf16" in ours for ours, other in zip(table["reference"], table["other"], strict=True)
     )
@@ -129,6 +129,17 @@ def test_the_command_prints_a_line_per_method(tmp_path, capsys):
     write(tmp_path, "b", "random_blocks", {f"p{index}": [29.0] for index in range(4)})
     assert main([str(tmp_path)]) == 0
     assert "m at 0.25: random_blocks" in capsys.readouterr().out
+
+
+def test_each_of_several_settings_of_the_reference_is_named_in_the_order_of_their_size(tmp_path, capsys):
+    for rows, score in ((4, 30.0), (64, 32.0), (16, 31.0)):
+        more = {"method": {"num_sampled_rows": rows}}
+        write(tmp_path, f"r{rows}", "svg", {"p0": [score], "p1": [score]}, more=more)
+    write(tmp_path, "o", "oracle_choice", {"p0": [31.0], "p1": [31.0]})
+    assert table_of(tmp_path)["difference"].tolist() == [-1, 0, 1]
+    assert main([str(tmp_path)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if " minus oracle_choice" in line]
+    assert [line.partition("num_sampled_rows=")[2].split()[0] for line in lines] == ["4", "16", "64"]
 
 
 def test_seeds_that_are_runs_of_their_own_are_pooled_and_paired_by_seed(tmp_path):

@@ -21,21 +21,23 @@ from analysis.knobs import knob_effects
 from analysis.notebook import newest, picture, records
 from analysis.summary import summary
 
-measurements, runs = records("results/ablation")
-
 # %% [markdown]
-# Shares of equal pairs of choices: of a step and the next one, of two prompts at one step, of two seeds (missing where
-# there is one). `chance` is what heads would reach that draw anew each time with the layer's share of temporal ones: a
-# layer whose heads are all of one kind is stable by chance alone, so the two are read side by side.
+# Shares of equal pairs of choices: of a step and the next one, of two prompts at one step, of two seeds. `chance` is
+# what heads would reach that draw anew each time with the layer's share of temporal ones: a layer whose heads are all of
+# one kind is stable by chance alone, so the two are read side by side.
+#
+# Sixteen prompts with one seed, at four kept fractions:
 
 # %%
+measurements, runs = records("results/ablation")
 layer_stability(head_stability(measurements, runs)).query("setting.str.contains(' svg ')")
 
 # %% [markdown]
 # The same of a model that begins from an image, with text in its self-attention:
 
 # %%
-layer_stability(head_stability(*records("results/ablation_first_frames")))
+measurements, runs = records("results/ablation_first_frames")
+layer_stability(head_stability(measurements, runs)).query("setting.str.contains(' svg ')")
 
 # %% [markdown]
 # And of one whose text stands behind the video, in HunyuanVideo's architecture:
@@ -45,16 +47,23 @@ measurements, runs = records("results/ablation_hunyuan_video")
 layer_stability(head_stability(measurements, runs)).query("setting.str.contains(' svg ')")
 
 # %% [markdown]
+# One prompt with four seeds, of the two first models:
+
+# %%
+layer_stability(head_stability(*records("results/atlas")))
+
+# %% [markdown]
 # ## What it costs to keep a choice
 #
-# `every` is the number of steps from one decision to the next. Sixteen captions, the embedded model:
+# `every` is the number of steps from one decision to the next; 1000 decides once.
 
 # %%
 measurements, runs = records("results/cached_choice")
 summary(measurements, runs)[["label", "psnr_db", "psnr_db_ci_low", "psnr_db_ci_high", "ssim", "videos"]]
 
 # %% [markdown]
-# The difference from the first of these to the last, prompt by prompt, with its interval:
+# What changes from deciding at every step to deciding once, prompt by prompt, with its interval; `dense` is the noise
+# floor's two kernels:
 
 # %%
 knob_effects(measurements, runs)
@@ -63,15 +72,26 @@ knob_effects(measurements, runs)
 # ## The atlas
 #
 # What the heads of one run chose, layers down and heads across, mean over steps, branches and videos: 1 is always
-# temporal, 0 always spatial. The other panels are where their attention goes, in the calls that were sampled.
+# temporal, 0 always spatial. The other panels are where their attention goes, in every call.
 
 # %%
-measurements, runs = records("results/ablation")
-picture(head_atlas, measurements, newest(runs, "svg", 0.25))
+measurements, runs = records("results/atlas")
+picture(head_atlas, measurements, newest(runs, "svg", 0.25, "tiny_wan"))
+
+# %% [markdown]
+# Over the steps:
 
 # %%
-measurements, runs = records("results/ablation_first_frames")
-picture(head_atlas, measurements, newest(runs, "svg", 0.25))
+picture(head_atlas, measurements, newest(runs, "svg", 0.25, "tiny_wan"), across="step")
+
+# %% [markdown]
+# The model that begins from an image:
+
+# %%
+picture(head_atlas, measurements, newest(runs, "svg", 0.25, "tiny_cogvideox_i2v"))
+
+# %% [markdown]
+# HunyuanVideo's architecture, where a sample of the calls was looked at:
 
 # %%
 measurements, runs = records("results/ablation_hunyuan_video")
@@ -80,6 +100,5 @@ picture(head_atlas, measurements, newest(runs, "svg", 0.25))
 # %% [markdown]
 # ## What these rows cannot say
 #
-# What one decision for all steps costs: `experiment=cached_choice` has it, too. Whether seeds change a choice:
-# `python -m experiments.compare -m experiment=seeds`. Whether full-size models behave alike: the tables of choices take
-# any run of theirs, and `python -m experiments.head_patterns` makes one.
+# Whether full-size models behave alike: all tables take any run of theirs, and `python -m experiments.head_patterns`
+# makes one.

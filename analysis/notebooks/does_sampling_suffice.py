@@ -14,57 +14,74 @@
 # Sparse VideoGen decides each head's pattern on a few sampled queries. Would all queries have decided otherwise, and
 # would the video be nearer to the dense one?
 #
-# The rows are those of `results/ablation`: the embedded model, sixteen captions, 64 sampled rows. Put another folder
-# of records in their place, such as `runs`.
+# The rows are those of the embedded model on sixteen captions, at a kept fraction of .25. Put another folder of records
+# in their place, such as `runs`.
 
 # %%
+from analysis.figures import quality_over_sampled_rows
 from analysis.head_patterns import head_table
-from analysis.notebook import newest, records
+from analysis.notebook import newest, picture, records
 from analysis.paired import paired, paired_remarks
 
-measurements, runs = records("results/ablation")
+measurements, runs = records("results/sampled_rows")
 
 # %% [markdown]
-# `oracle_choice` makes the same choice from all queries. A positive difference means that the sample's video is the
-# nearer one. Where the interval holds 0, these prompts do not tell the two apart; `detectable` is the least difference
-# that they would have shown.
+# ## How many rows?
+#
+# Regret is how much error the better pattern would have saved a head, on rows that the choice did not see; beside it
+# how near the video is to its dense twin. Dotted is the choice from all queries, dash-dotted one by coin.
 
 # %%
-paired(measurements, runs)
+picture(quality_over_sampled_rows, measurements, runs)
+
+# %% [markdown]
+# The same, prompt by prompt: every number of rows less the choice from all queries, and less a coin for each head. Where
+# the interval holds 0, these prompts do not tell the two apart; `detectable` is the least difference that they would
+# have shown.
 
 # %%
-paired(measurements, runs, quantity="ssim")
+paired(measurements, runs).drop(columns=["model", "density", "videos", "unpaired"])
 
 # %%
 paired_remarks(paired(measurements, runs), "psnr_db")
 
 # %% [markdown]
-# The same question on HunyuanVideo's architecture, where the noise floor was measured, too:
+# ## At other densities, and on other models
+#
+# 64 rows beside all queries, over the densities of `results/ablation`: a positive difference means that the sample's
+# video is the nearer one.
 
 # %%
-measurements, runs = records("results/ablation_hunyuan_video")
-paired(measurements, runs)
+paired(*records("results/ablation")).query("other.str.startswith('oracle_choice')")
 
 # %%
-paired_remarks(paired(measurements, runs), "psnr_db")
+paired(*records("results/ablation"), quantity="ssim").query("other.str.startswith('oracle_choice')")
+
+# %% [markdown]
+# The model that begins from an image, and HunyuanVideo's architecture:
+
+# %%
+paired(*records("results/ablation_first_frames")).query("other.str.startswith('oracle_choice')")
+
+# %%
+paired(*records("results/ablation_hunyuan_video")).query("other.str.startswith('oracle_choice')")
 
 # %% [markdown]
 # ## Head by head
 #
 # `agreement` is how often a head takes the pattern that is best on other sampled rows, `regret` how much error the
-# better pattern would have saved it. Both are taken in a sample of layers and steps. First the model of the last table,
-# then the one that begins from an image; the rows of `results/ablation` were made before these were measured.
+# better pattern would have saved it. Both are of every sparse call of one prompt with four seeds (`results/atlas`).
 
 # %%
-head_table(measurements, runs, newest(runs, "svg", 0.25)).dropna(subset=["agreement"])
+measurements, runs = records("results/atlas")
+head_table(measurements, runs, newest(runs, "svg", 0.25, "tiny_wan")).dropna(subset=["agreement"])
 
 # %%
-measurements, runs = records("results/ablation_first_frames")
-head_table(measurements, runs, newest(runs, "svg", 0.25)).dropna(subset=["agreement"])
+head_table(measurements, runs, newest(runs, "svg", 0.25, "tiny_cogvideox_i2v")).dropna(subset=["agreement"])
 
 # %% [markdown]
 # ## What these rows cannot say
 #
-# How many rows are enough: here all runs have 64. `python -m experiments.compare -m experiment=sampled_rows
-# prompts=ablation` runs 1 to 1024 of them, and `experiment=assignment` the oracle beside a choice by coin; then
-# `analysis.knobs` ranks the number of rows among the other knobs.
+# Whether full-size models need more rows: their sequences are eight to thirty times as long. `python -m experiments.compare
+# -m experiment=sampled_rows` runs on any of them, and `python -m experiments.replay` scores numbers of rows on captured
+# calls without generating.

@@ -15,12 +15,12 @@
 # decide (`num_sampled_rows`), and which steps and layers stay dense (`first_times_fp`, `first_layers_fp`).
 
 # %%
-from analysis.figures import quality_over_density
+from analysis.figures import quality_of_dense_part, quality_over_density
 from analysis.knobs import knob_effects
 from analysis.notebook import picture, records
 from analysis.summary import summary
 
-measurements, runs = records("results/ablation")
+measurements, runs = records("results/ablation", "results/sampled_rows", "results/dense_part")
 
 # %% [markdown]
 # `knob_effects` takes every two settings that differ in one knob alone, and says what the quality gains from its least
@@ -33,10 +33,19 @@ knob_effects(measurements, runs)
 knob_effects(measurements, runs, quantity="ssim")
 
 # %% [markdown]
-# Over the kept fraction, beside the methods that were run at one of its values:
+# ## One knob, or two, at a time
+#
+# The kept fraction, beside other choices of as many tiles:
 
 # %%
+measurements, runs = records("results/ablation")
 picture(quality_over_density, measurements, runs)
+
+# %% [markdown]
+# The first steps and layers, a cell for each pair of shares that stay dense:
+
+# %%
+picture(quality_of_dense_part, *records("results/dense_part"))
 
 # %%
 summary(measurements, runs)[
@@ -46,6 +55,6 @@ summary(measurements, runs)[
 # %% [markdown]
 # ## What these rows cannot say
 #
-# Only the kept fraction varies in them. `python -m experiments.compare -m experiment=grid prompts=ablation` varies all
-# four together, and `experiment=sparsity`, `sampled_rows`, `first_times_fp` and `first_layers_fp` one at a time over a
-# longer range; `dry_run=true` says how long each takes. In one folder, `knob_effects` ranks them all.
+# Whether the knobs add up: the map crosses two of them, at one kept fraction and one number of rows. `python -m
+# experiments.compare -m experiment=grid prompts=ablation` varies all four together; `dry_run=true` says how long that
+# takes. And the ranges differ in cost: a share of dense steps is paid in time, a number of rows hardly.

@@ -89,8 +89,8 @@ def _over_heads(rows: Rows, ids: list[str], quantity: str) -> list[Value]:
 def _text(quantity: str, value: Estimate) -> str:
     if value.mean is None:
         return value.note.split(";")[0] or "–"
-    # Tokens and operations to their last digit.
-    template = form(quantity)[1].replace(".4g", ".6g")
+    # Tokens and operations to their last digit; of heads there is a mean over a sample.
+    template = form(quantity)[1].replace(".4g", ".3g" if quantity.startswith("head_") else ".6g")
     if value.ci_low is None or value.ci_high is None:
         return template.format(value.mean)
     low, high = (template.format(end).rstrip("×") for end in (value.ci_low, value.ci_high))

@@ -54,7 +54,7 @@ def linear_words(run: Mapping[Any, Any]) -> str:
 
 
 def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each run that timed a single step, by model and backend; failed ones too.
+    """Return a row for each run that timed a single step, by model, backends and density; failed ones too.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -83,7 +83,8 @@ def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         row["n"] = _value(values, run["run_id"], "dense_step_s", "n")
         row |= {name: _value(values, run["run_id"], quantity) for name, (_, quantity, _) in COLUMNS.items()}
         rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.sort_values(["model", "backend", "dense_backend", "density"], kind="stable", ignore_index=True)
 
 
 def step_lines(measurements: pd.DataFrame, runs: pd.DataFrame) -> tuple[list[list[str]], list[str]]:

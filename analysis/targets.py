@@ -144,9 +144,11 @@ def _newest(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> tup
 def means(rows: pd.DataFrame) -> dict[str, float]:
     """Return the numbers of one run that belong to no step, layer, head or frame, by quantity[protocol].
 
-    Where a run has several of one, for its videos or cases, it is their mean.
+    Where a run has several of one, for its videos or cases, it is their mean; what is said of heads is the mean over
+    all heads, layers and steps that were looked at.
     """
-    whole = rows[rows[["step", "layer", "head", "frame"]].isna().all(axis=1) & rows["value"].notna()]
+    is_whole = rows[["step", "layer", "head", "frame"]].isna().all(axis=1) | rows["quantity"].str.startswith("head_")
+    whole = rows[is_whole & rows["value"].notna()]
     names = whole["quantity"] + whole["protocol"].map(lambda name: "" if pd.isna(name) else f"[{name}]")
     return {str(name): float(value) for name, value in whole["value"].astype(float).groupby(names).mean().items()}
 

@@ -23,8 +23,8 @@ from analysis.summary import summary
 
 # %% [markdown]
 # Shares of equal pairs of choices: of a step and the next one, of two prompts at one step, of two seeds. `chance` is
-# what heads would reach that draw anew each time with the layer's share of temporal ones: a layer whose heads are all of
-# one kind is stable by chance alone, so the two are read side by side.
+# what heads would reach that draw anew each time with the layer's share of temporal ones: a layer whose heads are all
+# of one kind is stable by chance alone, so the two are read side by side.
 #
 # Sixteen prompts with one seed, at four kept fractions:
 

@@ -35,9 +35,9 @@ measurements, runs = records("results/sampled_rows")
 picture(quality_over_sampled_rows, measurements, runs)
 
 # %% [markdown]
-# The same, prompt by prompt: every number of rows less the choice from all queries, and less a coin for each head. Where
-# the interval holds 0, these prompts do not tell the two apart; `detectable` is the least difference that they would
-# have shown.
+# The same, prompt by prompt: every number of rows less the choice from all queries, and less a coin for each head.
+# Where the interval holds 0, these prompts do not tell the two apart; `detectable` is the least difference that they
+# would have shown.
 
 # %%
 paired(measurements, runs).drop(columns=["model", "density", "videos", "unpaired"])
@@ -82,6 +82,6 @@ head_table(measurements, runs, newest(runs, "svg", 0.25, "tiny_cogvideox_i2v")).
 # %% [markdown]
 # ## What these rows cannot say
 #
-# Whether full-size models need more rows: their sequences are eight to thirty times as long. `python -m experiments.compare
-# -m experiment=sampled_rows` runs on any of them, and `python -m experiments.replay` scores numbers of rows on captured
-# calls without generating.
+# Whether full-size models need more rows: their sequences are eight to thirty times as long. `python -m
+# experiments.compare -m experiment=sampled_rows` runs on any of them, and `python -m experiments.replay` scores numbers
+# of rows on captured calls without generating.

@@ -36,6 +36,8 @@ def write(
             run.add(Measurement(quantity="phase_s", unit="s", value=seconds / 4, protocol="attention"))
             run.add(Measurement(quantity="share", unit="1", value=0.5))
             run.add(Measurement(quantity="video_step_s", unit="s", value=1.0, step=0))
+            for head, share in enumerate((0.25, 0.5)):
+                run.add(Measurement(quantity="head_agreement", unit="1", value=share, step=0, layer=1, head=head))
             for case in (0, 1):
                 run.add(Measurement(quantity="rate", unit="TFLOP/s", value=100.0 + case, prompt_id=str(case)))
             if status:
@@ -152,6 +154,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path, capsys):
         ("A step takes 8.1 s <!-- from step_s where model=x -->.", "is 8 by run one"),
         ("It takes 2.0 s <!-- from step_s where model=x -->, as its attention does.", "is 8 by run one"),
         ("It takes 8 minutes <!-- from step_s where model=x -->.", "is 0.133333 by run one"),
+        ("Of the heads 37.5 % <!-- from head_agreement where model=x --> agree.", None),
         ("It is 8.0 times <!-- from step_s where model=x --> faster.", "no complete run with model=x has step_s in 1"),
         ("A step takes 8.0 s <!-- from step_s where model=y -->.", "no complete run with model=y"),
         ("A step takes 8.0 s <!-- from step_s where config.no=1 -->.", "no complete run with config.no=1"),

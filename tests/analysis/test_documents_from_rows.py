@@ -26,7 +26,11 @@ def fake(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "assets/tiny_wan/README.md", pytest.param("docs/published.md", marks=pytest.mark.slow)]
+    "document",
+    [
+        *("README.md", "assets/tiny_wan/README.md", "docs/measuring.md", "docs/timing.md"),
+        pytest.param("docs/published.md", marks=pytest.mark.slow),
+    ],
 )
 def test_every_committed_table_is_what_its_rows_say(document):
     text = (ROOT / document).read_text(encoding="utf-8")

@@ -84,7 +84,8 @@ def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         row |= {name: _value(values, run["run_id"], quantity) for name, (_, quantity, _) in COLUMNS.items()}
         rows.append(row)
     table = pd.DataFrame(rows)
-    return table.sort_values(["model", "backend", "dense_backend", "density"], kind="stable", ignore_index=True)
+    columns = ["model", "backend", "dense_backend", "density"]
+    return table if table.empty else table.sort_values(columns, kind="stable", ignore_index=True)
 
 
 def step_lines(measurements: pd.DataFrame, runs: pd.DataFrame) -> tuple[list[list[str]], list[str]]:

@@ -130,7 +130,7 @@ def knobs_view(
     return Table(
         name="knobs",
         title=f"What a knob changes on the same videos, {name} in protocol {protocol}",
-        headings=("method", "knob", f"gain, {name}", "95 % interval", "prompts"),
+        headings=("method", "knob", f"change, {name}", "95 % interval", "prompts"),
         cells=tuple(cells),
         align="llrrr",
         frame=table,

@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs_dir", metavar="RUNS_DIR", help="folder of the records")
     options = parser.parse_args(arguments)
     try:
-        table = layer_stability(head_stability(load.measurements(options.runs_dir), load.runs(options.runs_dir)))
+        table = layer_stability(head_stability(*load.tables(options.runs_dir)))
         if table.empty:
             raise RecordError(
                 f"{options.runs_dir}: no complete run there holds a head_choice; run a method that chooses"

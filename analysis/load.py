@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +73,21 @@ def measurements(root: str | Path) -> pd.DataFrame:
     known = pd.DataFrame(facts, columns=["run_id", *_RUN_COLUMNS.values()], dtype="string")
     known["created"] = pd.to_datetime(known["created"], utc=True, format="ISO8601")
     return frame.merge(known, on="run_id", how="left", validate="many_to_one")
+
+
+def tables(root: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return `measurements` and `runs` for a command: damaged runs are named on standard error, a line each.
+
+    Raises:
+        RecordError: As those do.
+    """
+    known = runs(root)
+    for message in known.loc[known["status"] == "damaged", "error.message"]:
+        print(f"left out: {message}", file=sys.stderr)
+    with warnings.catch_warnings():
+        # It says again which runs are damaged.
+        warnings.filterwarnings("ignore", message="left out: ")
+        return measurements(root), known
 
 
 def _some(root: str | Path, found: list[Found]) -> list[Found]:

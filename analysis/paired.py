@@ -178,8 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.output is not None and options.output.suffix not in (".csv", ".json"):
             raise RecordError(f"--output is {options.output}; its name must end in .csv or .json")
-        runs = load.runs(options.runs_dir)
-        table = paired(load.measurements(options.runs_dir), runs, options.quantity, options.reference)
+        table = paired(*load.tables(options.runs_dir), options.quantity, options.reference)
         if table.empty:
             raise RecordError(
                 f"{options.runs_dir} holds no run of --reference {options.reference} beside another at the "

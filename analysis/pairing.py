@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.hardware import column
 from analysis.noise import NoiseFloor, NoiseFloors
 from analysis.settings import dense_settings, describe, knob_text
 from analysis.statistics import Values
@@ -78,7 +79,7 @@ def _shown(runs: pd.DataFrame) -> dict[tuple[str, str], Shown]:
     """Return each prompt of each run, by run and id."""
     return {
         (run_id, prompt["prompt_id"]): tuple(prompt.get(name, "") for name in ("prompt_id", "text", "image_sha256"))
-        for run_id, prompts in zip(runs["run_id"], runs["prompts"], strict=True)
+        for run_id, prompts in zip(runs["run_id"], column(runs, "prompts"), strict=True)
         for prompt in (prompts if isinstance(prompts, list) else [])
     }
 

@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs_dir", metavar="RUNS_DIR", help="folder of the replays' records")
     options = parser.parse_args(arguments)
     try:
-        table = replay_table(load.measurements(options.runs_dir), load.runs(options.runs_dir))
+        table = replay_table(*load.tables(options.runs_dir))
         if table.empty:
             raise RecordError(f"{options.runs_dir} holds no replay; make one with `python -m experiments.replay`")
     except RecordError as error:

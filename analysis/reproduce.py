@@ -64,10 +64,10 @@ def load_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     if not places:
         runs = pd.DataFrame(columns=["run_id", "status", "created", "model", "method", "dense_backend", "prompts"])
         return runs, pd.DataFrame(columns=[*MEASUREMENT_SCHEMA.names, "run_status"])
-    runs, measurements = load.runs(places[0]), load.measurements(places[0])
+    measurements, runs = load.tables(places[0])
     for place in places[1:]:
         # A run that lies in several folders counts once.
-        other, rows = load.runs(place), load.measurements(place)
+        rows, other = load.tables(place)
         new = ~other["run_id"].isin(runs["run_id"])
         rows = rows[rows["run_id"].isin(other.loc[new, "run_id"])]
         runs, measurements = (pd.concat(pair, ignore_index=True) for pair in ((runs, other[new]), (measurements, rows)))

@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="path of the figure without a suffix")
     options = parser.parse_args(arguments)
     try:
-        measurements, runs = load.measurements(options.runs_dir), load.runs(options.runs_dir)
+        measurements, runs = load.tables(options.runs_dir)
         paths = measured_against_floor(measurements, runs, options.output)
     except (OSError, ValueError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)

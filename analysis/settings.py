@@ -31,7 +31,7 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
     Columns: ``knobs``, the settings in which complete runs of a model differ (a dict, names without ``config.`` and
     ``method.``; one that was refused holds them as they were asked for, and its error names the wrong one);
     ``settings``, a text that is equal for runs that differ in nothing but their seeds; ``environment``, a letter for
-    machine, versions and code: runs of two letters are never averaged.
+    machine, versions and code, null for a damaged run: runs of two letters are never averaged.
     """
     table = runs.set_index("run_id", drop=False)
     chosen = [name for name in table if _is_setting(name)]
@@ -83,7 +83,7 @@ def environments(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
     table = runs.set_index("run_id", drop=False)
     columns = _environment_columns(table)
     found: dict[str, dict[str, Any]] = {}
-    for run_id, letter in _letters(table).items():
+    for run_id, letter in _letters(table).dropna().items():
         facts = {name.removeprefix("provenance."): _plain(table.at[run_id, name]) for name in columns}
         found.setdefault(letter, {name: value for name, value in facts.items() if _is_set(value)})
     return dict(sorted(found.items()))
@@ -123,10 +123,11 @@ def dense_settings(run: pd.Series) -> dict[str, str]:
 
 def _letters(table: pd.DataFrame) -> pd.Series:
     columns = _environment_columns(table)
-    texts = pd.Series(_lines(table, columns), table.index)
+    # Nobody knows where a damaged run was made.
+    texts = pd.Series(_lines(table, columns), table.index).where(table["status"] != "damaged")
     order = table["created"].argsort(kind="stable")
-    names = {text: _letter(index) for index, text in enumerate(dict.fromkeys(texts.iloc[order]))}
-    return texts.map(names)
+    names = {text: _letter(index) for index, text in enumerate(texts.iloc[order].dropna().unique())}
+    return texts.map(names).astype("string")
 
 
 def _lines(table: pd.DataFrame, names: list[str]) -> list[str]:

@@ -100,7 +100,9 @@ def full_labels(table: pd.DataFrame) -> list[str]:
     """Return a name for each row of a summary that no other row has: with the model and the environment if several."""
     several_models, several_machines = table["model"].nunique() > 1, table["environment"].nunique() > 1
     return [
-        (f"{row.model} " if several_models else "") + row.label + (f" [{row.environment}]" if several_machines else "")
+        (f"{row.model} " if several_models and not pd.isna(row.model) else "")
+        + row.label
+        + (f" [{row.environment}]" if several_machines and not pd.isna(row.environment) else "")
         for row in table.itertuples()
     ]
 
@@ -125,8 +127,10 @@ def _row(
     ids: list[str], first: pd.Series, facts: pd.Series, values: Values, floors: NoiseFloors, protocol: str
 ) -> dict[str, Any]:
     knobs = facts["knobs"]
+    # Of a damaged run only its name is known.
+    label = ids[0] if pd.isna(first["method"]) else " ".join(filter(None, [first["method"], knob_text(knobs)]))
     row: dict[str, Any] = {
-        "label": " ".join(filter(None, [str(first["method"]), knob_text(knobs)])),
+        "label": label,
         **{name: first[name] for name in ("model", "method", "backend", "dense_backend")},
         "knobs": knobs,
         "environment": facts["environment"],
@@ -173,8 +177,9 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
     """Dense first, then method by method as they were made; within one by density, failed runs last."""
     numbers = [name for name in table if f"{name}_ci_low" in table or name.endswith(("_low", "_high", "_floor"))]
     table[numbers] = table[numbers].astype(float)
-    first_seen = {name: place for place, name in enumerate(dict.fromkeys(table["method"]))}
-    place = table["method"].map(lambda name: -1 if name == "dense" else first_seen[name])
+    methods = table["method"].astype(object).fillna("")
+    first_seen = {name: place for place, name in enumerate(dict.fromkeys(methods))}
+    place = methods.map(lambda name: -1 if name == "dense" else first_seen[name])
     order = table.assign(_place=place, _failed=table["status"] != "complete").sort_values(
         ["model", "_place", "_failed", "density_executed", "label"], kind="stable"
     )

@@ -70,7 +70,7 @@ def put(text: str, output: Path | None) -> None:
 
 
 def _table(options: argparse.Namespace) -> Table:
-    runs, measurements = load.runs(options.runs_dir), load.measurements(options.runs_dir)
+    measurements, runs = load.tables(options.runs_dir)
     check_rows(measurements, runs, options.protocol)
     if options.table == "paired":
         return paired_view(measurements, runs, options.quantity, options.reference, options.protocol)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.hardware import hardware
+from analysis.hardware import column, hardware
 from analysis.settings import listed
 
 FORMATS = ("markdown", "latex", "csv")
@@ -69,8 +69,9 @@ class Table:
 
     @property
     def _code(self) -> str:
-        commits = self.runs.get("provenance.commit", pd.Series(dtype="string"))
-        dirty = self.runs.get("provenance.dirty", pd.Series(False, self.runs.index)).fillna(False).astype(bool)
+        known = self.runs[self.runs["status"] != "damaged"]
+        commits = column(known, "provenance.commit")
+        dirty = column(known, "provenance.dirty").fillna(False).astype(bool)
         texts = [
             ("unknown commit" if pd.isna(commit) else f"commit {commit[:10]}") + " with uncommitted changes" * is_dirty
             for commit, is_dirty in zip(commits, dirty, strict=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from pathlib import Path
 
 from analysis import load
@@ -54,14 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         ):
             if wrong := [value for value in values if value not in allowed]:
                 raise RecordError(f"{setting} is {wrong[0]}; it must be one of {', '.join(allowed)}")
-        runs = load.runs(options.runs_dir)
-        for message in runs.loc[runs["status"] == "damaged", "error.message"]:
-            print(f"left out: {message}", file=sys.stderr)
-        with warnings.catch_warnings():
-            # It says again which runs are damaged.
-            warnings.filterwarnings("ignore", message="left out: ")
-            measurements = load.measurements(options.runs_dir)
-        records = Records(measurements, runs, options.quantity, options.protocol)
+        records = Records(*load.tables(options.runs_dir), options.quantity, options.protocol)
         for name in options.figure or FIGURES:
             lines, missing = draw(name, records, options.output)
             print("\n".join([*lines, *(f"not drawn: {line}" for line in missing)]), flush=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.hardware import column, hardware
-from analysis.settings import listed
+from analysis.settings import environments, listed, machine_text
 
 FORMATS = ("markdown", "latex", "csv")
 # What LaTeX reads as something else, and signs that not every one of its fonts has.
@@ -68,6 +68,14 @@ class Table:
         return f"{self.title} ({'; '.join(f'{name}: {text}' for name, text in self.facts.items())})"
 
     @property
+    def below(self) -> tuple[str, ...]:
+        """What stands below the lines: the machines and code behind their letters, and the notes."""
+        texts = [text for cells in self.cells for text in cells]
+        found = environments(self.runs) if len(self.runs) else {}
+        shown = {letter: facts for letter, facts in found.items() if any(f"[{letter}]" in text for text in texts)}
+        return (*(f"[{letter}] {machine_text(facts)}" for letter, facts in shown.items()), *self.notes)
+
+    @property
     def _code(self) -> str:
         known = self.runs[self.runs["status"] != "damaged"]
         commits = column(known, "provenance.commit")
@@ -93,7 +101,7 @@ def write(tables: Sequence[Table], form: str) -> str:
 
 def markdown(table: Table) -> str:
     """Return the caption in bold, the grid, and the notes as a list."""
-    notes = [f"- {note}" for note in table.notes]
+    notes = [f"- {note}" for note in table.below]
     return "\n".join([f"**{table.caption}.**", "", grid(table), *([""] if notes else []), *notes, ""])
 
 
@@ -105,7 +113,7 @@ def grid(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """Return a ``table`` environment; it needs ``\\usepackage{booktabs}``. Notes stand behind the caption."""
-    caption = " ".join(f"{sentence.rstrip('.')}." for sentence in (table.caption, *table.notes))
+    caption = " ".join(f"{sentence.rstrip('.')}." for sentence in (table.caption, *table.below))
     head, *body = [" & ".join(map(escape, cells)) + r" \\" for cells in (table.headings, *table.cells)]
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(caption)}}}", rf"\label{{tab:{table.name}}}"]
     lines += [rf"\begin{{tabular}}{{{table.align}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]

@@ -145,7 +145,10 @@ def test_runs_of_two_machines_are_refused_unless_asked_for(tmp_path, capsys):
     error = refused(str(tmp_path), capsys=capsys)
     assert "run one was made on Example CPU 2.0 GHz, 2 cores, run other on Example GPU" in error
     assert tables.main([str(tmp_path), "--allow-mixed"]) == 0
-    assert "hardware: Example CPU 2.0 GHz, 2 cores, Example GPU" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "hardware: Example CPU 2.0 GHz, 2 cores, Example GPU" in out
+    # Lines say by a letter where they come from, and the table what each letter is.
+    assert re.search(r"^\| [^|]+ \[B\] \| .*^- \[B\] Example GPU, ", out, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("provenance", [{"dirty": True}, {"commit": None}])

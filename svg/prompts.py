@@ -72,6 +72,8 @@ def make_prompts(
             cannot be a file's name or stands there twice.
     """
     given = list(texts)
+    # Texts and images have a setting each; a file or a folder holds both.
+    pictures = "prompts.images" if source == "prompts.texts" else source
     if images and len(images) != len(given):
         raise ValueError(f"{source}: {len(given)} texts and {len(images)} images; give one image a prompt, or none")
     prompts = []
@@ -83,7 +85,7 @@ def make_prompts(
         if control is not None:
             raise ValueError(f"{source}: prompt {index + 1} holds the control character {control!r}; use plain text")
         image = images[index] if images else None
-        digest = None if image is None else _digest(Path(image), source, index)
+        digest = None if image is None else _digest(Path(image), pictures, index)
         known = text if digest is None else f"{text}\0{digest}"
         made = f"p{index:02d}-{hashlib.sha256(known.encode('utf-8', errors='surrogatepass')).hexdigest()[:8]}"
         name = (ids[index] if ids else None) or made

@@ -142,7 +142,7 @@ class DenseStore:
             refusal = storage_error(error) or (error if isinstance(error, OSError) else None)
             if refusal is None:
                 raise
-            raise RecordError(f"store {self.root}: a dense generation cannot be written: {refusal.strerror}") from error
+            raise RecordError(f"store_dir={self.root}: a dense generation cannot be written: {refusal.strerror}") from error
         finally:
             if lock.is_held:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -160,7 +160,7 @@ class DenseStore:
             self.root.mkdir(parents=True, exist_ok=True)
             lock.acquire(wait=True)
         except OSError as error:
-            raise RecordError(f"store {self.root} cannot be written: {error.strerror}") from error
+            raise RecordError(f"store_dir={self.root} cannot be written: {error.strerror}") from error
         try:
             yield
         finally:
@@ -176,7 +176,7 @@ class DenseStore:
             places = sorted(place for place in self.root.iterdir() if _is_key(place.name)) if self.root.exists() else []
             return {place.name: sum(file.stat().st_size for file in place.iterdir()) for place in places}
         except OSError as error:
-            raise RecordError(f"store {self.root} cannot be read: {error.strerror}") from error
+            raise RecordError(f"store_dir={self.root} cannot be read: {error.strerror}") from error
 
     def remove(self, keys: Iterable[str]) -> list[str]:
         """Delete generations and return their keys; one that another process makes or writes right now stays.
@@ -200,7 +200,7 @@ class DenseStore:
             except LockHeldError:
                 continue
             except OSError as error:
-                raise RecordError(f"store {self.root}: {key} cannot be deleted: {error.strerror}") from error
+                raise RecordError(f"store_dir={self.root}: {key} cannot be deleted: {error.strerror}") from error
             finally:
                 for lock in locks:
                     lock.release()

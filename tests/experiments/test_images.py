@@ -119,7 +119,7 @@ def test_both_experts_are_warmed_up_and_share_the_steps_as_before_afterwards(spa
         (r"prompt p00-\w+ has no image, but WanImageToVideoPipeline begins from one; give prompts.images", []),
         (r"notes\.txt of prompt p00-\w+ cannot be read: it is no image", ["prompts.images=[{notes}]"]),
         (r"cut\.png of prompt p00-\w+ cannot be read: ", ["prompts.images=[{cut}]"]),
-        (r"prompts.texts: image nowhere.png of prompt 1 cannot be read: No such", ["prompts.images=[nowhere.png]"]),
+        (r"prompts.images: image nowhere.png of prompt 1 cannot be read: No such", ["prompts.images=[nowhere.png]"]),
         (r"prompts.texts: 1 texts and 2 images", ["prompts.images=[a.png,b.png]"]),
         (r"prompts.images goes with prompts.texts", ["prompts.images=[a.png]", "prompts.path=somewhere"]),
         (r"model.height is 40; this model takes multiples of 16", [GOOD, "model.height=40"]),

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from experiments import planning, runner, truncation
 from experiments.entry import command
@@ -29,6 +30,7 @@ def main(config: Config, names: planning.Names) -> None:
     present = next((path for _, _, path in jobs if path.exists()), None)
     if present is not None and not config.overwrite:
         raise ValueError(f"runs_dir={config.runs_dir}: {present} is there already; overwrite=true makes it again")
+    _check_writable(config.runs_dir, folder)
     runner.set_threads(config)
     pipeline = load_pipeline(config.model, plan.folder, plan.device)
     model = config.model
@@ -42,7 +44,6 @@ def main(config: Config, names: planning.Names) -> None:
             made = generator(prompt, seed, plan.method, plan.backend, dense_backend, on_step=bar.step)
             assert made.frames is not None
             try:
-                folder.mkdir(parents=True, exist_ok=True)
                 _write(path, partial(write_lossless, video=made.frames, fps=model.fps))
                 _write(path.with_suffix(".mp4"), partial(write_preview, video=made.frames, fps=model.fps))
             except OSError as error:
@@ -50,6 +51,16 @@ def main(config: Config, names: planning.Names) -> None:
                     f"runs_dir={config.runs_dir}: {path.name} cannot be written: {error.strerror or error}"
                 ) from error
             print(f"{path} and {path.with_suffix('.mp4').name}: {made.total_s:.1f} s", flush=True)
+
+
+def _check_writable(runs_dir: str, folder: Path) -> None:
+    """Make the folder of the videos; raise ``ValueError`` if nothing can be written there, before a model is loaded."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"runs_dir={runs_dir} cannot be written: {error.strerror or error}") from error
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:

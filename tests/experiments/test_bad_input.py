@@ -182,11 +182,12 @@ def test_too_little_memory_is_said_in_one_line(call, tmp_path, sparse, monkeypat
     assert "too little memory for model.height=32, model.width=48 and model.num_frames=9" in line
 
 
-def test_a_video_that_cannot_be_written_names_the_folder(call, tmp_path, sparse):
+def test_a_folder_that_takes_no_video_is_named_before_a_model_is_loaded(call, tmp_path, sparse, monkeypatch):
+    monkeypatch.setattr("experiments.generate.load_pipeline", None)
     (tmp_path / "file").write_text("")
     status, out, err = call("method=svg", *sparse, f"runs_dir={tmp_path / 'file'}", command="generate")
     assert (status, out) == (2, "")
-    assert re.fullmatch(r"error: runs_dir=\S+/file: \S+\.mkv cannot be written: Not a directory\n", err)
+    assert err == f"error: runs_dir={tmp_path / 'file'} cannot be written: Not a directory\n"
 
 
 @pytest.mark.parametrize("command", ["generate", "plan"])

@@ -3,7 +3,7 @@
     python -m analysis.figures RUNS_DIR --output DIR [--figure NAME ...] [--quantity psnr_db] [--protocol standard]
 
 A line for each figure: its files, or what is missing and the experiment that makes it. The exit status is 0 if at least
-one was drawn, else 2.
+one was drawn and none could not be written, else 2.
 """
 
 from __future__ import annotations
@@ -60,8 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
             drawn += lines
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"error: --output {options.output} cannot be written: {error.strerror or error}", file=sys.stderr)
+        return 2
     return 0 if drawn else 2
 
 

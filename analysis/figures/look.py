@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
+from analysis.files import write_whole
+
 # Widths in inches: a column of a paper with two, and a page.
 COLUMN, PAGE = 3.3, 6.8
 SUFFIXES = (".png", ".pdf")
@@ -135,8 +137,7 @@ def save(figure: Figure, output: str | Path, suffixes: Iterable[str] = SUFFIXES)
         metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
         drawn = io.BytesIO()
         figure.savefig(drawn, format=path.suffix[1:], metadata=metadata)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(drawn.getvalue())
+        write_whole(path, drawn.getvalue())
     return paths
 
 

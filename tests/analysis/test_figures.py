@@ -1,5 +1,7 @@
 """Figures say what the rows say, read back from what is drawn, and an empty one is never written."""
 
+import errno
+import os
 import re
 import warnings
 
@@ -383,6 +385,25 @@ def test_bad_folders_name_what_is_wrong_and_leave_no_plot(tmp_path, capsys, draw
     # Rates of the machine are of no video.
     assert "Not drawn: svg sparsity=0.25 num_sampled_rows=2 (no PSNR dB)." in texts(drawn[-1])
     assert "svg sparsity=0.25: 1 of 2 videos." in texts(drawn[-1])
+
+
+def test_a_full_disk_leaves_no_part_of_a_figure_and_is_no_success(folder, tmp_path, capsys, monkeypatch):
+    written = []
+
+    def fdopen(descriptor, *rest, real=os.fdopen, **options):
+        written.append(descriptor)
+        if len(written) == 3:
+            os.close(descriptor)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, *rest, **options)
+
+    monkeypatch.setattr(os, "fdopen", fdopen)
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, file, **_: file.write(b"drawn"))
+    output = tmp_path / "out"
+    names = ["quality_over_density", "quality_over_time"]
+    assert main([str(folder), "--output", str(output), "--figure", *names]) == 2
+    assert capsys.readouterr().err == f"error: --output {output} cannot be written: No space left on device\n"
+    assert sorted(path.name for path in output.iterdir()) == [f"{names[0]}.{suffix}" for suffix in ("pdf", "png")]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--figure", "atlas"), ("--quantity", "beauty")])

@@ -44,6 +44,7 @@ def main(config: Config, names: planning.Names) -> None:
             made = generator(prompt, seed, plan.method, plan.backend, dense_backend, on_step=bar.step)
             assert made.frames is not None
             try:
+                folder.mkdir(parents=True, exist_ok=True)
                 _write(path, partial(write_lossless, video=made.frames, fps=model.fps))
                 _write(path.with_suffix(".mp4"), partial(write_preview, video=made.frames, fps=model.fps))
             except OSError as error:
@@ -54,10 +55,9 @@ def main(config: Config, names: planning.Names) -> None:
 
 
 def _check_writable(runs_dir: str, folder: Path) -> None:
-    """Make the folder of the videos; raise ``ValueError`` if nothing can be written there, before a model is loaded."""
+    """Raise ``ValueError`` if the folder of the videos, or what it would be made in, takes no file."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
+        with TemporaryFile(dir=next(place for place in (folder, *folder.parents) if place.exists())):
             pass
     except OSError as error:
         raise ValueError(f"runs_dir={runs_dir} cannot be written: {error.strerror or error}") from error

@@ -142,7 +142,7 @@ class DenseStore:
             refusal = storage_error(error) or (error if isinstance(error, OSError) else None)
             if refusal is None:
                 raise
-            raise RecordError(f"store_dir={self.root}: a dense generation cannot be written: {refusal.strerror}") from error
+            raise RecordError(f"store_dir={self.root}: a dense video cannot be written: {refusal.strerror}") from error
         finally:
             if lock.is_held:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.footnotes import Footnotes
 from analysis.knobs import knob_effects
 from analysis.paired import difference_texts, has_several_references, paired, paired_remarks
 from analysis.remarks import form, noise_texts, remarks
@@ -29,17 +30,17 @@ def summary_view(measurements: pd.DataFrame, runs: pd.DataFrame, protocol: str =
     columns = [*_SHOWN, *measured]
     headings = ["method", *(FORMATS[name][0] for name in columns), "videos"]
     headings[2] += f" vs {', '.join(sorted(table['dense_backend'].dropna().unique()))}"
-    cells = []
+    cells, footnotes = [], Footnotes()
     for label, (_, row) in zip(full_labels(table), table.iterrows(), strict=True):
         if row["status"] != "complete":
             cells.append((label, f"{row['status']}: {row['error']}", *[""] * (len(headings) - 2)))
         else:
-            cells.append((label, *(_cell(row, name) for name in columns), str(row["videos"])))
-    # What follows the semicolon is the command that would mend it, of use on that machine only.
+            cells.append((label, *(_cell(row, name, footnotes) for name in columns), str(row["videos"])))
     notes = {
         name: next(filter(None, table[f"{name}_note"]), "not measured") for name in quality if name not in measured
     }
-    reasons = {name: note.split(";")[0] for name, note in notes.items()}
+    reasons = [f"{FORMATS[name][0]} {_reason(note)}" for name, note in notes.items()]
+    marked = [f"[{number}] {text}" for number, text in enumerate(footnotes.texts(), 1)]
     return Table(
         name="runs",
         title=f"Sparse against dense, quality in protocol {protocol}",
@@ -50,7 +51,7 @@ def summary_view(measurements: pd.DataFrame, runs: pd.DataFrame, protocol: str =
         runs=runs,
         n="videos (prompts times seeds), as given in each line",
         interval=_OVER_PROMPTS,
-        notes=(*remarks(table), *(f"{FORMATS[name][0]} {reason}" for name, reason in reasons.items())),
+        notes=(*remarks(table), *reasons, *marked),
     )
 
 
@@ -145,9 +146,18 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _cell(row: pd.Series, name: str) -> str:
-    """Return a number of a summary's row with its interval, and whether noise alone would explain it."""
-    return ", ".join(filter(None, [cell(row, name), row.get(f"{name}_noise")])) or "–"
+def _cell(row: pd.Series, name: str, footnotes: Footnotes) -> str:
+    """Return a number of a summary's row with its interval, whether noise alone would explain it, and what it lacks."""
+    text = ", ".join(filter(None, [cell(row, name), row.get(f"{name}_noise")])) or "–"
+    note = row[f"{name}_note"]
+    if not note or row[f"{name}_infinite"] == row[f"{name}_total"]:
+        return text
+    return f"{'n/a' if pd.isna(row[name]) else text} [{footnotes.number(name, _reason(note))}]"
+
+
+def _reason(note: str) -> str:
+    """Return a note without what follows the semicolon: a command that would mend it, of use on that machine only."""
+    return note.split(";")[0]
 
 
 def steps_view(measurements: pd.DataFrame, runs: pd.DataFrame) -> Table:

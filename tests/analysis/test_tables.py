@@ -182,6 +182,19 @@ def test_a_paired_table_of_two_models_names_each_lines_own(tmp_path):
     assert [cells[1] for cells in table.cells] == ["m rival sparsity=0.25", "n rival sparsity=0.25"]
 
 
+def test_a_number_that_some_videos_lack_has_a_footnote_with_the_reason(tmp_path):
+    def speedup(value, prompt, **why):
+        return Measurement(quantity="speedup", unit="1", value=value, prompt_id=prompt, seed=0, **why)
+
+    why = {"status": "unavailable", "reason": "the machine was busy; run again"}
+    record(tmp_path, "some", [speedup(2.0, "a"), speedup(None, "b", **why)])
+    record(tmp_path, "none", [speedup(None, "a", **why)], {"method": {"sparsity": 0.5}})
+    table = summary_view(load.measurements(tmp_path), load.runs(tmp_path))
+    assert {cells[2] for cells in table.cells} == {"2.00× [1]", "n/a [2]"}
+    footnotes = ["[1] speed-up: 1 of 2 unavailable", "[2] speed-up: unavailable"]
+    assert list(table.notes[-2:]) == [f"{text}: the machine was busy" for text in footnotes]
+
+
 def test_quality_that_no_run_has_is_a_note_with_its_reason_and_an_identical_video_no_number(folder, capsys):
     assert tables.main([str(folder / "runs"), *ALLOWED]) == 0
     out = capsys.readouterr().out

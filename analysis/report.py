@@ -126,7 +126,10 @@ def write_report(runs_dir: str | Path, output: str | Path | None = None, max_mb:
         write_whole(target, render(measurements, runs, max_mb))
     except OSError as error:
         raise RecordError(f"--output {target} cannot be written: {error.strerror}") from error
-    print_summary(summary(measurements, runs), runs)
+    shown, *more = protocols(measurements)
+    print_summary(summary(measurements, runs, protocol=shown), runs)
+    if more or shown != "standard":
+        print(f"Quality here is in protocol {shown}" + (f"; the report has {listed(more)}, too." if more else "."))
     return target
 
 

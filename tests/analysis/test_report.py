@@ -16,6 +16,7 @@ from analysis.again import again
 from analysis.head_maps import head_maps
 from analysis.report import main, render
 from svg.results import Measurement, RunWriter
+from tests.analysis.test_table import psnr, write
 from tests.fake_runs import (
     DENSE_STEPS,
     FAILED_RUN,
@@ -67,6 +68,17 @@ def test_timed_steps_beside_videos_are_left_out_and_counted(fake_runs, tmp_path,
     assert f"left out of the report: {count} runs of commands that make no videos" in out
     assert main([str(fake_runs), "--output", str(tmp_path / "r.html")]) == 0
     assert out.splitlines()[1:-1] == capsys.readouterr().out.splitlines()[:-1]
+
+
+def test_the_printed_table_says_of_which_protocol_it_is_where_that_is_not_plain(tmp_path, capsys):
+    write(tmp_path, "one", psnr(20.0, protocol="upstream"))
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "20.00" in out and "Quality here is in protocol upstream.\n" in out
+    write(tmp_path, "other", psnr(30.0), block_size=64)
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "20.00" not in out and "Quality here is in protocol standard; the report has upstream, too.\n" in out
 
 
 def test_the_report_stands_beside_its_runs(fake_runs, tmp_path, capsys):

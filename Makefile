@@ -70,10 +70,13 @@ figures: $(READY)  ## Draw every figure that the committed rows allow into runs/
 reproduce: $(READY)  ## List published tables; make reproduce-TABLE sets one beside what is measured here (smoke=1 format=latex compiled=1)
 	@$(RUN) -m analysis.reproduce
 
+# Given to both commands, so that a wrong one is refused before anything runs.
+in_format = $(if $(format),--format $(format))
+
 # Filled from its own runs, and from those of a GPU, made here or committed.
 reproduce-%: $(READY)
-	@commands=$$($(RUN) -m analysis.reproduce $* --commands $(if $(smoke),--smoke)) && echo "$$commands" | sh -e
-	@$(RUN) -m analysis.reproduce $* $(if $(format),--format $(format)) $(if $(allow_dirty),--allow-dirty) \
+	@commands=$$($(RUN) -m analysis.reproduce $* --commands $(if $(smoke),--smoke) $(in_format)) && echo "$$commands" | sh -e
+	@$(RUN) -m analysis.reproduce $* $(in_format) $(if $(allow_dirty),--allow-dirty) \
 		$(if $(allow_mixed),--allow-mixed) $(if $(compiled),--compiled) --runs $$(ls -d runs/reproduce$(if $(smoke),-smoke)/$* runs/reproduce/steps \
 		runs/bench runs/kernels results/h200 results/layers results/kernels 2>/dev/null)
 

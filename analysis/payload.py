@@ -62,7 +62,8 @@ def payload(measurements: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
             for key, name in _DENSITY_NAMES.items()
             if any(entry["density"][key] is not None for entry in entries)
         ],
-        "methods": list(dict.fromkeys(tables[0]["method"])),
+        # The first colour is grey, and dense attention's, whether or not a dense run is here.
+        "methods": list(dict.fromkeys(["dense", *tables[0]["method"]])),
         "noFloor": NOT_MEASURED,
         "filters": filters(runs, facts),
         "prompts": {prompt["prompt_id"]: prompt["text"] for listed in table["prompts"] for prompt in listed},

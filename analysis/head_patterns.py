@@ -86,12 +86,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     run = options.run
+    output = options.output or run.parent / "head_patterns" / run.name
     try:
         read_run(run)
         tables = load.measurements(run.parent), load.runs(run.parent)
-        files = write_atlas(*tables, run.name, options.output or run.parent / "head_patterns" / run.name)
-    except (RecordError, OSError) as error:
+        files = write_atlas(*tables, run.name, output)
+    except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: --output {output} cannot be written: {error.strerror or error}", file=sys.stderr)
         return 2
     print(stability_text(*tables, run.name))
     print("\n".join(map(str, files)))

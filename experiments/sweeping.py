@@ -15,7 +15,7 @@ from experiments.composing import Composer
 from experiments.entry import BUSY, USER_ERRORS, fail, one_line, process
 from experiments.tracking import publish_sweep
 from svg.atomic import Lock
-from svg.results import RunSchemaError, config_hash, lock_path
+from svg.results import RecordError, RunSchemaError, config_hash, lock_path
 
 # Settings that make no other sweep: where its records go and how its jobs are started.
 NAMELESS = ("runs_dir=", "store_dir=", "overwrite=", "tracking", "launcher=", "hydra")
@@ -57,6 +57,8 @@ def sweep(master: Any, loader: Any, launcher: Any, expanded: Sequence[Sequence[s
     print(_counts(jobs, todo), flush=True)
     name = name_of(jobs)
     results: list[Any] = []
+    if todo:
+        _make_folder(master)
     while todo:
         named = [[*job.overrides, f"hydra.job.name={name}"] for job in todo]
         new = list(launcher.launch(named, initial_job_idx=len(results)))
@@ -100,6 +102,14 @@ def name_of(jobs: Sequence[Job]) -> str:
     experiment = next((job.plan.names.experiment for job in jobs if job.plan is not None), None)
     asked = sorted(sorted(text for text in job.overrides if not text.startswith(NAMELESS)) for job in jobs)
     return f"{experiment or 'sweep'}-{config_hash({'jobs': asked})[:8]}"
+
+
+def _make_folder(master: Any) -> None:
+    """Make the folder that launchers want; raise ``RecordError`` if it cannot be."""
+    try:
+        Path(master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"runs_dir={master.runs_dir} cannot be written: {error.strerror}") from error
 
 
 def _publish(name: str, jobs: Sequence[Job]) -> None:

@@ -48,3 +48,10 @@ def test_a_run_without_heads_is_refused_in_one_line(folder, tmp_path, capsys, ru
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not (tmp_path / "atlas").exists()
+
+
+def test_a_folder_that_takes_no_figure_is_named(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "atlas"
+    assert head_patterns.main([str(folder / "svg-0.25"), "--output", str(output)]) == 2
+    assert capsys.readouterr().err == f"error: --output {output} cannot be written: Not a directory\n"

@@ -85,7 +85,9 @@ def test_no_sparse_method_has_the_grey_of_dense_attention(tmp_path):
     write(tmp_path, "one", psnr(20.0))
     page = render(load.measurements(tmp_path), load.runs(tmp_path))
     assert data_of(page)["methods"] == ["dense", "svg"]
-    assert "--method-1" in page.split("<tbody>")[1] and "--method-0" not in page.split("<tbody>")[1].split("</tbody>")[0]
+    assert (
+        "--method-1" in page.split("<tbody>")[1] and "--method-0" not in page.split("<tbody>")[1].split("</tbody>")[0]
+    )
 
 
 def test_the_report_stands_beside_its_runs(fake_runs, tmp_path, capsys):

@@ -190,6 +190,12 @@ def test_a_folder_that_takes_no_video_is_named_before_a_model_is_loaded(call, tm
     assert err == f"error: runs_dir={tmp_path / 'file'} cannot be written: Not a directory\n"
 
 
+def test_a_sweep_into_what_is_no_folder_names_it(call, tmp_path, sparse):
+    (tmp_path / "file").write_text("")
+    status, _, err = call("-m", "method=svg", *sparse, f"runs_dir={tmp_path / 'file' / 'runs'}")
+    assert (status, err) == (2, f"error: runs_dir={tmp_path / 'file' / 'runs'} cannot be written: Not a directory\n")
+
+
 @pytest.mark.parametrize("command", ["generate", "plan"])
 def test_a_command_without_a_dry_run_refuses_one(call, small, command):
     status, out, err = call("method=svg", *small, "dry_run=true", command=command)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 
 from analysis import load
 from experiments import schema, sweeping
@@ -98,7 +99,7 @@ def test_a_launcher_that_is_not_installed_is_refused_with_what_adds_it(sparse, c
     assert status == 2 and "hydra/launcher=nobodys is not installed; there are basic, joblib, ray" in err
 
 
-def test_a_run_that_another_machine_writes_is_waited_for_by_the_name_that_it_has_there(monkeypatch):
+def test_a_run_that_another_machine_writes_is_waited_for_by_the_name_that_it_has_there(monkeypatch, tmp_path):
     happened = []
 
     class Launcher:
@@ -110,5 +111,6 @@ def test_a_run_that_another_machine_writes_is_waited_for_by_the_name_that_it_has
     # The machine that launches cannot tell what the run is called, and whether it is done.
     monkeypatch.setattr(sweeping, "plans", lambda *_, **__: iter([sweeping.Job(["seed=0"], None)]))
     monkeypatch.setattr(sweeping, "wait_for", happened.append)
-    assert len(sweeping.sweep(None, None, Launcher(), [["seed=0"]])) == 2
+    master = OmegaConf.create({"runs_dir": str(tmp_path), "hydra": {"sweep": {"dir": str(tmp_path / "sweep")}}})
+    assert len(sweeping.sweep(master, None, Launcher(), [["seed=0"]])) == 2
     assert happened == [["seed=0"], Path("there/run-0123abcd"), ["seed=0"]]

@@ -54,7 +54,7 @@ def check(runs: pd.DataFrame, *, allow_mixed: bool = False, allow_dirty: bool = 
         (one, first), (other, second), *_ = ((name, ids[0]) for name, ids in machines.items())
         raise RecordError(
             f"run {first} was made on {one}, run {second} on {other}, and numbers of two machines do not compare; "
-            f"choose the runs of one, or pass --allow-mixed"
+            f"choose the runs of one, or pass --allow-mixed, to make allow_mixed=1"
         )
     whole = runs[runs["status"] == "complete"]
     dirty = column(whole, "provenance.dirty").fillna(False).astype(bool)
@@ -64,7 +64,7 @@ def check(runs: pd.DataFrame, *, allow_mixed: bool = False, allow_dirty: bool = 
         why = "with uncommitted changes" if dirty[index] else "from code of no known commit"
         raise RecordError(
             f"run {whole.loc[index, 'run_id']} was made {why}, so nobody else can make it again; commit and run it "
-            f"again, or pass --allow-dirty"
+            f"again, or pass --allow-dirty, to make allow_dirty=1"
         )
 
 

@@ -101,6 +101,9 @@ def smallest(command: Command, model_folder: Path) -> list[str]:
     elif "experiment=demo" in command.arguments:
         # Its dense case has no fraction to be set.
         wanted = wanted | {"case": "svg_at_25,random_at_25"}
+    elif "experiment=dense_backend" in command.arguments:
+        # Dense attention knows no settings of a method.
+        wanted = {name: value for name, value in wanted.items() if not name.startswith("method.")}
     # Two values are a sweep, too.
     shorter = [re.sub(r"^([^,\[]+,[^,\[]+),.*", r"\1", word) for word in command.arguments]
     kept = [word for word in shorter if word.partition("=")[0] not in wanted]

@@ -30,7 +30,8 @@ def _tile(tiles, step, count, HAS_RAGGED_KEYS: gl.constexpr):
     """Return the tile of a step: the last one, which may be cut and is masked, comes first."""
     place = step
     if HAS_RAGGED_KEYS:
-        place = gl.where(step == 0, count - 1, step - 1)
+        # Of a row without tiles, what is read belongs to none, as where lists end.
+        place = gl.where(step == 0, gl.maximum(count - 1, 0), step - 1)
     return gl.load(tiles + place)
 
 

@@ -56,7 +56,8 @@ def _line(launch: Launch, capability: int) -> str:
     # It is so where ptxas cannot tell that nothing else writes to what the products add up.
     is_serial = "wgmma.mma_async instructions are serialized" in remarks
     has_spills = any(int(count) for count in re.findall(r"(\d+) bytes spill", remarks))
-    return f"shared={shared}" + " serial" * is_serial + " spills" * has_spills
+    program = launch.kernel.fn.__module__.rpartition(".")[2]
+    return f"{program} shared={shared}" + " serial" * is_serial + " spills" * has_spills
 
 
 def _remarks(ptx: str, capability: int) -> str:

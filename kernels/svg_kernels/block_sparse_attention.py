@@ -84,12 +84,14 @@ def fastest(
     assignment: torch.Tensor,
     lengths: torch.Tensor | None,
     capability: int,
-) -> Launch:
-    """Return the launch of the program that is fastest on a GPU; the other arguments are those of ``prepare``."""
+) -> list[Launch]:
+    """Return the launches that are fastest on a GPU, in order; the other arguments are those of ``prepare``."""
+    launches, outgrown = [], None
     if warpgroup_attention.fits((query, key, value, output), lists, lengths, capability):
-        return warpgroup_attention.prepare(query, key, value, output, lists, assignment)
+        outgrown, launch = warpgroup_attention.prepare(query, key, value, output, lists, assignment)
+        launches.append(launch)
     settings = settings_for(query, lists, lengths, capability)
-    return prepare(query, key, value, output, lists, assignment, lengths, settings)
+    return [*launches, prepare(query, key, value, output, lists, assignment, lengths, settings, outgrown)]
 
 
 def prepare(
@@ -101,6 +103,7 @@ def prepare(
     assignment: torch.Tensor,
     lengths: torch.Tensor | None,
     settings: Settings,
+    outgrown: torch.Tensor | None = None,
 ) -> Launch:
     """Return the kernel's launch.
 
@@ -113,6 +116,8 @@ def prepare(
         assignment: int64 ``(batch|1, num_heads|1)``, the pattern of each head.
         lengths: int64 ``(batch,)``: keys at or past it get no attention; None where all count.
         settings: How the kernel divides its work.
+        outgrown: int32 ``(batch, num_heads, rows of tiles, 2)``: only rows that it marks are computed, the others'
+            output is left as it is; None for all.
     """
     batch, num_heads, seq_len, head_dim = query.shape
     block_queries = math.gcd(settings.block_queries, lists.query_size)
@@ -127,6 +132,7 @@ def prepare(
     arguments = {
         **tensors,
         **strides,
+        "outgrown": outgrown,
         **lists.arguments(assignment, lengths, (batch, num_heads, seq_len), (block_queries, block_keys)),
         "scale_log2": head_dim**-0.5 * LOG2_E,
         "HEAD_DIM": head_dim,
@@ -147,6 +153,7 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
     size, density, text = case["tile"], case["density"], case.get("num_text_tokens", 0)
     generator = torch.Generator(device).manual_seed(seq_len + head_dim)
     query, key, value = (torch.randn(case["shape"], generator=generator, device=device, dtype=dtype) for _ in range(3))
+    key *= case.get("key_scale", 1)
     width = int(seq_len * (1 - (1 - density) ** 0.5))
     band = PatternIntegers(
         width, query_stop=seq_len, key_stop=seq_len, sink_stop=size, text_start=seq_len - text, text_stop=seq_len
@@ -170,7 +177,7 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
 def _prepare(inputs: Inputs, capability: int) -> tuple[tuple[torch.Tensor, ...], list[Launch]]:
     query = inputs["query"]
     output = torch.full_like(query, torch.nan)
-    return (output,), [fastest(**inputs, output=output, capability=capability)]
+    return (output,), fastest(**inputs, output=output, capability=capability)
 
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:
@@ -226,6 +233,8 @@ SPEC = Spec(
         {"shape": (1, 2, 64, 256), "tile": 32, "density": 0.6, "exact": False},
         {"shape": (1, 2, 270, 64), "tile": 128, "density": 0.6, "exact": False},
         {"shape": (1, 1, 513, 128), "tile": 128, "density": 0.4, "exact": False, "last_head": 0},
+        # Scores outgrow those of the first tile.
+        {"shape": (1, 2, 400, 64), "tile": 128, "density": 0.4, "exact": False, "last_head": 0, "key_scale": 300},
     ),
     compiled_cases=tuple(
         {"shape": (1, 1, 3 * tile - 1, head_dim), "tile": tile, "density": 0.5, "exact": exact, "last_head": 0}

@@ -61,7 +61,7 @@ def _accumulate(scores, value, total, peak, weight, scale_log2, MAY_BE_EMPTY: tl
 # Numbers that change from prompt to prompt, or from palette to palette, get no program of their own.
 @triton.jit(do_not_specialize=["num_items", "num_heads", "num_rows", "num_heavy", "seq_len"])
 def attention(
-    query, key, value, output,
+    query, key, value, output, outgrown,
     starts, full_counts, partial_counts, tiles, row_order, integers, assignment, lengths,
     lookup_query_tile, lookup_key_tile, lookup_states, lookup_places,
     stride_query_item, stride_query_head, stride_query_token,
@@ -77,7 +77,8 @@ def attention(
     """Attend for one block of queries.
 
     Layout: query, key, value and output ``(items, heads, seq_len, HEAD_DIM)``, as pointers with strides or as
-    descriptors. ROW_SPLIT blocks of queries share a row of tiles; KEY_SPLIT steps walk through one tile.
+    descriptors. ROW_SPLIT blocks of queries share a row of tiles; KEY_SPLIT steps walk through one tile. outgrown,
+    where given, ``(items, heads, num_rows, 2)``, marks the rows to compute.
     """
     item, head, pattern, row, part = _row_of_program(
         row_order, assignment, stride_assignment_item, stride_assignment_head, num_items, num_heads, num_rows,
@@ -86,6 +87,10 @@ def attention(
     query_start = (row * ROW_SPLIT + part) * BLOCK_QUERIES
     if query_start >= seq_len:
         return
+    if outgrown is not None:
+        outgrown += ((item * num_heads + head) * num_rows + row) * 2
+        if tl.load(outgrown) + tl.load(outgrown + 1) == 0:
+            return
     row_index = pattern * num_rows + row
     tiles += tl.load(starts + row_index)
     full_count = tl.load(full_counts + row_index)

@@ -12,20 +12,20 @@ from svg_kernels.tile_lists import TileLists
 from svg_kernels.tiles import fits_descriptor
 from svg_kernels.warpgroup_program import KEYS, QUERIES, ROWS, attention
 
-# Tiles that fit the shared memory, and steps unrolled, for each head_dim. Unrolled, scores need not be moved from where
-# the next ones were put; at 128 there are not the registers for it.
-STAGES_AND_STEPS = {64: (3, 2), 128: (3, 1)}
+# Tiles in flight for each head_dim; at 128 no more fit the shared memory.
+STAGES = {64: 4, 128: 3}
 
 
 def fits(tensors: tuple[torch.Tensor, ...], lists: TileLists, lengths: torch.Tensor | None, capability: int) -> bool:
-    """Return whether the program computes a call: on Hopper, for 16-bit numbers and whole tiles of 128 by 128.
+    """Return whether the program computes a call: on Hopper, for bfloat16 and whole tiles of 128 by 128.
 
     ``tensors`` are query, key, value and output. Where ``lengths`` cut tiles, what is behind them may be no number.
+    float16 has no room for probabilities above 65,504.
     """
     return (
         90 <= capability < 100
-        and tensors[0].element_size() == 2
-        and tensors[0].shape[-1] in STAGES_AND_STEPS
+        and tensors[0].dtype == torch.bfloat16
+        and tensors[0].shape[-1] in STAGES
         and (lists.query_size, lists.key_size) == (QUERIES.value, KEYS.value)
         and not lists.has_partial
         and lengths is None
@@ -40,12 +40,16 @@ def prepare(
     output: torch.Tensor,
     lists: TileLists,
     assignment: torch.Tensor,
-) -> Launch:
-    """Return the launch; arguments as those of ``block_sparse_attention.prepare``, which ``fits`` says to fit."""
+) -> tuple[torch.Tensor, Launch]:
+    """Return marks of what is to be computed anew, and the launch that writes them, and the output for all else.
+
+    Marks are int32 ``(batch, num_heads, rows of tiles, 2)``. The arguments are those of
+    ``block_sparse_attention.prepare``, which ``fits`` says to fit.
+    """
     batch, num_heads, seq_len, head_dim = query.shape
     layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
     rows = {"query": (query, ROWS), "key": (key, KEYS), "value": (value, KEYS)}
-    stages, steps = STAGES_AND_STEPS[head_dim]
+    outgrown = torch.empty(batch, num_heads, lists.starts.shape[1], 2, dtype=torch.int32, device=query.device)
     block = QUERIES.value, KEYS.value
     given = lists.arguments(assignment, None, (batch, num_heads, seq_len), block)
     arguments = {
@@ -54,11 +58,12 @@ def prepare(
             for name, (x, count) in rows.items()
         },
         "output": output,
+        "outgrown": outgrown,
         **{f"stride_output_{axis}": output.stride(i) for i, axis in enumerate(("item", "head", "token"))},
         "scale_log2": head_dim**-0.5 * LOG2_E,
         "HEAD_DIM": head_dim,
-        "STAGES": stages,
-        "UNROLL": steps,
+        "STAGES": STAGES[head_dim],
     }
     arguments |= {name: given[name] for name in attention.arg_names if name not in arguments}
-    return Launch(attention, (batch * num_heads * lists.num_programs(block[0]),), arguments, {"num_warps": 4})
+    grid = (batch * num_heads * lists.num_programs(block[0]),)
+    return outgrown, Launch(attention, grid, arguments, {"num_warps": 4})

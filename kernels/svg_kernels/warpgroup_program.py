@@ -1,8 +1,12 @@
 """What one program of block-sparse attention does on Hopper: two warpgroups share the tiles that a third one fetches.
 
 A program of ``block_sparse_program`` fetches every tile for its own queries. Here 128 queries share them, which halves
-what is read out of the second-level cache, and each warpgroup does its softmax while its next products, and those of
-the other, are computed. For rows of whole tiles, of which the end of the keys may cut the last.
+what is read out of the second-level cache, and each warpgroup does its softmax while the products of the other are
+computed. For rows of whole tiles, of which the end of the keys may cut the last.
+
+The softmax has one base a query, the greatest score of its first tile: probabilities are as exact above 1 as below, and
+neither a maximum nor what has been summed need be taken up again at every tile. A query whose sum outgrows MOST_WEIGHT
+is marked, for a program with a running maximum to compute it anew.
 """
 
 from __future__ import annotations
@@ -23,6 +27,10 @@ from svg_kernels.block_sparse_program import _row_of_program
 ROWS = gl.constexpr(64)
 QUERIES = gl.constexpr(128)
 KEYS = gl.constexpr(128)
+
+# Sums of probabilities up to here leave values of bfloat16 room up to 2^63. A score that is greater than those of the
+# first tile by ln(2^64) = 44 exceeds it.
+MOST_WEIGHT = gl.constexpr(2.0**64)
 
 
 @gluon.jit
@@ -73,55 +81,32 @@ def _start_scores(block, keys, has_key, step, HEAD_DIM: gl.constexpr, STAGES: gl
 
 @gluon.jit
 def _start_output(
-    scores, total, peak, weight, values, has_value, step, scale_log2, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
+    scores, total, weight, base, values, has_value, step, scale_log2, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
     OUT: gl.constexpr,
 ):  # fmt: skip
-    """Do a tile's softmax, and start its products with the values; return what will hold the running output."""
-    new_peak = gl.maximum(peak, gl.max(scores, 1))
-    base = new_peak * scale_log2
+    """Do a tile's softmax, and start its products with the values; return what will hold the output, and the sum."""
     probability = gl.exp2(scores * scale_log2 - base[:, None])
-    decay = gl.exp2(peak * scale_log2 - base)
-    weight = weight * decay + gl.sum(probability, 1)
+    weight += gl.sum(probability, 1)
     operand = gl.convert_layout(probability.to(values.dtype), gl.DotOperandLayout(0, OUT, 2))
-    total = total * gl.convert_layout(decay, gl.SliceLayout(1, OUT))[:, None]
     slot = step % STAGES
     mbarrier.wait(has_value.index(slot), (step // STAGES) & 1)
     tile = values.index(slot).reshape([KEYS, HEAD_DIM])
-    return warpgroup_mma(operand, tile, total, is_async=True), new_peak, weight
-
-
-@gluon.jit
-def _step(
-    scores, total, peak, weight, block, buffers, barriers, step, scale_log2,
-    HEAD_DIM: gl.constexpr, STAGES: gl.constexpr, LAYOUT: gl.constexpr, OUT: gl.constexpr,
-):  # fmt: skip
-    """Return scores of the next tile, and the running output, maximum and sum of the softmax after this one."""
-    _, keys, values = buffers
-    _, has_key, has_value, is_free = barriers
-    next_scores = _start_scores(block, keys, has_key, step + 1, HEAD_DIM, STAGES, LAYOUT)
-    total, peak, weight = _start_output(
-        scores, total, peak, weight, values, has_value, step, scale_log2, HEAD_DIM, STAGES, OUT
-    )
-    scores = warpgroup_mma_wait(1, deps=[next_scores])
-    total = warpgroup_mma_wait(0, deps=[total])
-    mbarrier.arrive(is_free.index(step % STAGES), count=1)
-    return scores, total, peak, weight
+    return warpgroup_mma(operand, tile, total, is_async=True), weight
 
 
 @gluon.jit
 def _attend(
-    part: gl.constexpr, output, buffers, barriers, row, seq_len, stride_token, scale_log2,
-    HEAD_DIM: gl.constexpr, STAGES: gl.constexpr, UNROLL: gl.constexpr, HAS_RAGGED_KEYS: gl.constexpr,
+    part: gl.constexpr, output, outgrown, buffers, barriers, row, seq_len, stride_token, scale_log2,
+    HEAD_DIM: gl.constexpr, STAGES: gl.constexpr, HAS_RAGGED_KEYS: gl.constexpr,
 ):  # fmt: skip
     """Attend for one warpgroup's half of the queries."""
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, KEYS, 16])
     out: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
     tiles, count, _, _, query_start = row
     queries, keys, values = buffers
-    has_queries, has_key, has_value, _ = barriers
+    has_queries, has_key, has_value, is_free = barriers
     block = queries.index(part).reshape([ROWS, HEAD_DIM])
     total = gl.zeros([ROWS, HEAD_DIM], gl.float32, out)
-    peak = gl.full([ROWS], -float("inf"), gl.float32, gl.SliceLayout(1, layout))
     weight = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, layout))
     if count > 0:
         mbarrier.wait(has_queries, 0)
@@ -130,23 +115,22 @@ def _attend(
         if HAS_RAGGED_KEYS:
             columns = gl.load(tiles + count - 1) * KEYS + gl.arange(0, KEYS, gl.SliceLayout(0, layout))
             scores = gl.where((columns < seq_len)[None, :], scores, -float("inf"))
-        last = count - 1
-        unrolled = last // UNROLL * UNROLL
-        for start in range(0, unrolled, UNROLL):
-            for ahead in gl.static_range(UNROLL):
-                scores, total, peak, weight = _step(
-                    scores, total, peak, weight, block, buffers, barriers, start + ahead, scale_log2,
-                    HEAD_DIM, STAGES, layout, out,
-                )  # fmt: skip
-        if unrolled < last:
-            scores, total, peak, weight = _step(
-                scores, total, peak, weight, block, buffers, barriers, unrolled, scale_log2,
-                HEAD_DIM, STAGES, layout, out,
-            )  # fmt: skip
-        total, peak, weight = _start_output(
-            scores, total, peak, weight, values, has_value, last, scale_log2, HEAD_DIM, STAGES, out
+        base = gl.max(scores, 1) * scale_log2
+        for step in range(count - 1):
+            # The next scores begin when these have become probabilities, in whose place they stand. Begun before, they
+            # would have to be moved there; as it is, one warpgroup's products run beside the other's softmax.
+            total, weight = _start_output(
+                scores, total, weight, base, values, has_value, step, scale_log2, HEAD_DIM, STAGES, out
+            )
+            next_scores = _start_scores(block, keys, has_key, step + 1, HEAD_DIM, STAGES, layout)
+            total = warpgroup_mma_wait(1, deps=[total])
+            mbarrier.arrive(is_free.index(step % STAGES), count=1)
+            scores = warpgroup_mma_wait(0, deps=[next_scores])
+        total, weight = _start_output(
+            scores, total, weight, base, values, has_value, count - 1, scale_log2, HEAD_DIM, STAGES, out
         )
         total = warpgroup_mma_wait(0, deps=[total])
+    gl.store(outgrown + part, (gl.max(weight, 0) > MOST_WEIGHT).to(gl.int32))
     # A query that keeps no key gets zeros.
     scale = 1.0 / gl.where(weight == 0.0, 1.0, weight)
     total = total * gl.convert_layout(scale, gl.SliceLayout(1, out))[:, None]
@@ -159,15 +143,15 @@ def _attend(
 # Numbers that change from prompt to prompt, or from palette to palette, get no program of their own.
 @gluon.jit(do_not_specialize=["num_items", "num_heads", "num_rows", "num_heavy", "seq_len"])
 def attention(
-    query, key, value, output, starts, full_counts, tiles, row_order, assignment,
+    query, key, value, output, outgrown, starts, full_counts, tiles, row_order, assignment,
     stride_output_item, stride_output_head, stride_output_token, stride_assignment_item, stride_assignment_head,
     num_items, num_heads, num_rows, num_heavy, seq_len, scale_log2,
-    HEAD_DIM: gl.constexpr, STAGES: gl.constexpr, UNROLL: gl.constexpr, HAS_RAGGED_KEYS: gl.constexpr,
+    HEAD_DIM: gl.constexpr, STAGES: gl.constexpr, HAS_RAGGED_KEYS: gl.constexpr,
 ):  # fmt: skip
     """Attend for 128 queries.
 
     Layout: query, key and value are descriptors of ``(items, heads, seq_len, HEAD_DIM)``, output is a pointer to the
-    same with strides.
+    same with strides; outgrown, int32 ``(items, heads, num_rows, 2)``, of which each warpgroup writes one.
     """
     item, head, pattern, row, _ = _row_of_program(
         row_order, assignment, stride_assignment_item, stride_assignment_head, num_items, num_heads, num_rows,
@@ -177,6 +161,7 @@ def attention(
     count = gl.load(full_counts + pattern * num_rows + row)
     query_start = row * QUERIES
     output += item.to(gl.int64) * stride_output_item + head.to(gl.int64) * stride_output_head
+    outgrown += ((item * num_heads + head) * num_rows + row) * 2
 
     buffers = (
         gl.allocate_shared_memory(query.dtype, [2, 1, 1, ROWS, HEAD_DIM], query.layout),
@@ -198,10 +183,10 @@ def attention(
     # Registers per thread: 240 for those that attend, the least there are for the one warp that fetches.
     gl.warp_specialize(
         [
-            (_attend, (0, output, buffers, barriers, row, seq_len, stride_output_token, scale_log2, HEAD_DIM, STAGES,
-                       UNROLL, HAS_RAGGED_KEYS)),
-            (_attend, (1, output, buffers, barriers, row, seq_len, stride_output_token, scale_log2, HEAD_DIM, STAGES,
-                       UNROLL, HAS_RAGGED_KEYS)),
+            (_attend, (0, output, outgrown, buffers, barriers, row, seq_len, stride_output_token, scale_log2,
+                       HEAD_DIM, STAGES, HAS_RAGGED_KEYS)),
+            (_attend, (1, output, outgrown, buffers, barriers, row, seq_len, stride_output_token, scale_log2,
+                       HEAD_DIM, STAGES, HAS_RAGGED_KEYS)),
             (_fetch, (inputs, buffers, barriers, row, HEAD_DIM, STAGES, HAS_RAGGED_KEYS)),
         ],
         [4, 1],

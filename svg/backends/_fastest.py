@@ -16,7 +16,7 @@ from svg.plan import AttentionPlan
 MOST_RELATIVE_ERROR = 2e-2
 CHECKED_QUERIES = 64
 
-# Files of this folder that compute dense plans, and the kernels of sdpa beside its own choice.
+# Files of this folder that compute dense plans, ours as one that keeps every tile, and the kernels of sdpa beside its own choice.
 CANDIDATES = {
     "cpu": (("sdpa", "auto"),),
     "cuda": (
@@ -27,6 +27,7 @@ CANDIDATES = {
         ("flash2", None),
         ("flash3", None),
         ("flash4", None),
+        ("triton_block_sparse", None),
     ),
 }
 

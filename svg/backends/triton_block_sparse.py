@@ -121,7 +121,7 @@ class TritonBlockSparseBackend:
             launches.append(fp8_attention.prepare(query, keys, output, lists, assignment, lengths, settings_8))
         else:
             major, minor = torch.cuda.get_device_capability(query.device) if query.is_cuda else LEAST_CAPABILITY
-            launches = [kernel.fastest(query, key, value, output, lists, assignment, lengths, 10 * major + minor)]
+            launches = kernel.fastest(query, key, value, output, lists, assignment, lengths, 10 * major + minor)
         for launch in launches:
             launch.run()
         return output

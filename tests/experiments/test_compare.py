@@ -308,7 +308,7 @@ def test_other_weights_are_another_run(sparse, model_folder, tmp_path):
             "auto",
             "cuda",
             "svg.backends._fastest svg.backends.sdpa svg.backends.cudnn svg.backends.flash2 svg.backends.flash3 "
-            "svg.backends.flash4",
+            "svg.backends.flash4 svg.backends.triton_block_sparse",
         ),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import svg_kernels
-from svg_kernels import norm_rope
+from svg_kernels import block_sparse_attention, norm_rope
 from svg_kernels.spec import MOST_ROUNDINGS, allowed_errors, as_dtype, errors
 
 pytestmark = pytest.mark.slow
@@ -93,10 +93,44 @@ def test_kernels_compile_for_gpus_that_are_not_there_and_fit_their_shared_memory
     whole_tiles = [line for line in lines if line.startswith("fp8") and "'exact': True" not in line]
     assert not any(" spills " in line for line in whole_tiles)
     if capability == 90:
-        # Warpgroups that share tiles keep their next products running beside their softmax.
-        wide = [line for line in lines if line.startswith("block_sparse") and "'tile': 128" in line]
-        shared = [line for line in wide if "'exact': False" in line and "lengths" not in line and "256)" not in line]
-        assert len(shared) == 4 and not any(word in line for line in shared for word in (" serial ", " spills "))
+        # Warpgroups that share tiles keep two products running at once.
+        shared = [line for line in lines if " warpgroup_program " in line]
+        assert len(shared) == 5 and not any(word in line for line in shared for word in (" serial ", " spills "))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton interprets on the CPU alone")
+@pytest.mark.parametrize("block_queries", [16, 32])
+def test_only_rows_that_outgrew_their_base_are_computed_anew(block_queries):
+    case = {"shape": (2, 2, 70, 32), "tile": 32, "density": 0.5, "exact": False}
+    inputs = block_sparse_attention.SPEC.inputs(case, torch.float32, torch.device("cpu"))
+    settings = block_sparse_attention.Settings(block_queries, 32, 4, 2)
+    outgrown = torch.zeros(2, 2, 3, 2, dtype=torch.int32)
+    outgrown[0, 1, 2, 0] = outgrown[1, 0, 0, 1] = 1
+    output = torch.full_like(inputs["query"], torch.nan)
+    block_sparse_attention.prepare(**inputs, output=output, settings=settings, outgrown=outgrown).run()
+    (expected,) = block_sparse_attention.SPEC.reference(inputs, None)
+    is_computed = torch.zeros(2, 2, 70, dtype=torch.bool)
+    is_computed[0, 1, 64:] = is_computed[1, 0, :32] = True
+    assert torch.equal(output.isnan().all(-1), ~is_computed)
+    torch.testing.assert_close(output[is_computed], expected[is_computed])
+
+
+@pytest.mark.gpu
+def test_scores_far_above_those_of_the_first_tile_are_as_exact_as_with_a_running_maximum():
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("needs Hopper")
+    case = {"shape": (1, 2, 1300, 128), "tile": 128, "density": 0.4, "exact": False, "key_scale": 300}
+    inputs = block_sparse_attention.SPEC.inputs(case, torch.bfloat16, torch.device("cuda"))
+    first, again = block_sparse_attention.fastest(**inputs, output=torch.empty_like(inputs["query"]), capability=90)
+    outputs = []
+    for launches in ([first, again], [replace(again, arguments={**again.arguments, "outgrown": None})]):
+        for launch in launches:
+            launch.run()
+        outputs.append(first.arguments["output"].clone())
+    # Not all: rows that kept to their base are the first program's.
+    marked = first.arguments["outgrown"].float().mean()
+    assert 0.5 < marked < 1
+    torch.testing.assert_close(*outputs, rtol=1e-2, atol=1e-2)
 
 
 def test_a_norm_over_all_heads_has_no_bias_and_is_the_same_for_text():

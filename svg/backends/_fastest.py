@@ -16,7 +16,8 @@ from svg.plan import AttentionPlan
 MOST_RELATIVE_ERROR = 2e-2
 CHECKED_QUERIES = 64
 
-# Files of this folder that compute dense plans, ours as one that keeps every tile, and the kernels of sdpa beside its own choice.
+# Files of this folder that compute dense plans, and the kernels of sdpa beside its own choice. To our own kernel a
+# dense plan is one that keeps every tile.
 CANDIDATES = {
     "cpu": (("sdpa", "auto"),),
     "cuda": (

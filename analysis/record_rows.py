@@ -77,7 +77,7 @@ class Rows:
             wanted = {name: text for name, text in find.items() if name not in _NOT_OF_A_STEP}
             if PRECISION not in find:
                 # In 8 bits the sparse step is another one.
-                runs = runs[~column(runs, f"config.{PRECISION}").isin(["fp8", "fp8_int8"])]
+                runs = runs[~column(runs, f"config.{PRECISION}").isin(["fp8", "fp8_int8", "fp8_qk"])]
         elif kind == "plan":
             # It is counted whatever computes it.
             wanted.pop(PRECISION, None)

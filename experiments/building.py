@@ -76,7 +76,7 @@ def build_dense_backend(name: str) -> Any:
     if name not in backends.names() and name.startswith("sdpa_"):
         return backends.get("sdpa", kernel=name.removeprefix("sdpa_"))
     file, found, rest = name.partition("_fp8")
-    if found and file in ("triton_block_sparse", "reference") and rest in ("", "_int8"):
+    if found and file in ("triton_block_sparse", "reference") and rest in ("", "_int8", "_qk"):
         return backends.get(file, precision=f"fp8{rest}")
     try:
         return backends.get(name)

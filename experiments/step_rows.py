@@ -79,7 +79,7 @@ class Measured:
     def fp8_attention_flops(self, kind: str) -> float:
         """Return those of self-attention that are in FP8."""
         calls = self.timings[kind][0].receipt.calls
-        in_fp8 = sum(call.density_tile for call in calls if "_fp8" in call.backend)
+        in_fp8 = sum(call.density_tile * _fp8_share(call.backend) for call in calls)
         return self.flops(kind)[0] * in_fp8 / sum(call.density_tile for call in calls)
 
     def flops(self, kind: str) -> tuple[float, float]:
@@ -87,6 +87,13 @@ class Measured:
         _, tile = self.timings[kind][0].receipt.density_overall
         attention = self.predictions * self.size.attention_flops(self.seq_len) * tile
         return attention, self.predictions * self.size.other_flops(self.seq_len)
+
+
+def _fp8_share(backend: str) -> float:
+    """Return the share of a backend's products that is in 8 bits: with values as they are, those of scores."""
+    if backend.endswith("_fp8_qk"):
+        return 0.5
+    return 1.0 if "_fp8" in backend else 0.0
 
 
 def rows(found: Measured, key: Mapping[str, Any]) -> Iterator[Measurement]:

@@ -23,7 +23,7 @@ from tests.spoiled import Spoiled
 from tests.tiny_pipelines import generate, tiny_wan_pipeline
 
 SEQ_LEN = 147
-PRECISIONS = ["fp8", "fp8_int8"]
+PRECISIONS = ["fp8", "fp8_int8", "fp8_qk"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def relative_error(output: torch.Tensor, exact: torch.Tensor) -> float:
     return float((output.double() - exact.double()).norm() / exact.double().norm())
 
 
-@pytest.mark.parametrize(("precision", "most"), [("fp8", 0.055), ("fp8_int8", 0.038)])
+@pytest.mark.parametrize(("precision", "most"), [("fp8", 0.055), ("fp8_int8", 0.038), ("fp8_qk", 0.04)])
 def test_the_model_of_fp8_is_off_by_its_rounding_wherever_the_keys_mean_is(call, precision, most):
     query, key, value, plan = call
     exact = backends.get("reference")(query.double(), key.double(), value.double(), plan)
@@ -169,7 +169,8 @@ def test_what_fp8_cannot_do_is_refused_with_the_precision_that_can(call, monkeyp
 
 
 def test_a_precision_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="precision of reference is 'fp4'; it must be one of bf16, fp8, fp8_int8"):
+    known = "bf16, fp8, fp8_int8, fp8_qk"
+    with pytest.raises(ValueError, match=f"precision of reference is 'fp4'; it must be one of {known}"):
         backends.get("reference", precision="fp4")
 
 

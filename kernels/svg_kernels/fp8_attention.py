@@ -8,7 +8,9 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from svg_kernels import block_sparse_attention as wide
+from svg_kernels import warpgroup_attention
 from svg_kernels.fp8_inputs import prepare as prepare_inputs
+from svg_kernels.fp8_inputs import prepare_queries
 from svg_kernels.fp8_model import BLOCK, LOG2_E, MOST, Quantised, ScoreType, dequantised, mixing, softmax
 from svg_kernels.fp8_program import attention
 from svg_kernels.launch import Launch, is_interpreted
@@ -18,10 +20,33 @@ from svg_kernels.tile_lists import TileLists
 HEAD_DIMS = (64, 128)
 
 
-def settings_for(head_dim: int) -> wide.Settings:
+def settings_for(head_dim: int, wide_values: bool = False) -> wide.Settings:
     """Return the settings for a head_dim; keys per step are at most ``BLOCK``."""
     # Registers hold three programs at 128 and four at 64: one computes products while others do their softmax.
-    return wide.Settings(64, 128, 4, 2, True) if head_dim > 64 else wide.Settings(64, 128, 4, 3, True, 128)
+    if head_dim > 64 or wide_values:
+        return wide.Settings(64, 128, 4, 2, True)
+    return wide.Settings(64, 128, 4, 3, True, 128)
+
+
+def fastest(
+    query: torch.Tensor,
+    inputs: Quantised,
+    output: torch.Tensor,
+    lists: TileLists,
+    assignment: torch.Tensor,
+    lengths: torch.Tensor | None,
+    capability: int,
+) -> list[Launch]:
+    """Return the launches that are fastest on a GPU, in order; the other arguments are those of ``prepare``."""
+    launches, outgrown = [], None
+    fits = inputs.has_wide_values and inputs.key.dtype == torch.float8_e4m3fn
+    if fits and warpgroup_attention.fits((query, inputs.value, output), lists, lengths, capability):
+        rows, scales, rounding = prepare_queries(query)
+        tensors = rows, inputs.key, inputs.value, output
+        outgrown, launch = warpgroup_attention.prepare(*tensors, lists, assignment, (scales, inputs.key_scale))
+        launches += [rounding, launch]
+    settings = settings_for(query.shape[-1], inputs.has_wide_values)
+    return [*launches, prepare(query, inputs, output, lists, assignment, lengths, settings, outgrown)]
 
 
 def prepare(
@@ -32,6 +57,7 @@ def prepare(
     assignment: torch.Tensor,
     lengths: torch.Tensor | None,
     settings: wide.Settings,
+    outgrown: torch.Tensor | None = None,
 ) -> Launch:
     """Return the attention's launch.
 
@@ -43,6 +69,8 @@ def prepare(
         assignment: int64 ``(batch|1, num_heads|1)``, the pattern of each head.
         lengths: int64 ``(batch,)``: keys at or past it get no attention; None where all count.
         settings: How the kernel divides its work.
+        outgrown: int32 ``(batch, num_heads, rows of tiles, 2)``: only rows that it marks are computed, the others'
+            output is left as it is; None for all.
     """
     batch, num_heads, seq_len, head_dim = output.shape
     padded_len = inputs.key.shape[2]
@@ -51,7 +79,9 @@ def prepare(
     block_keys = math.gcd(math.gcd(settings.block_keys, lists.key_size), BLOCK)
     tensors = {
         "key": (inputs.key.view(-1, head_dim), [block_keys, head_dim]),
-        "value": (inputs.value.view(-1, padded_len), [head_dim, block_keys]),
+        "value": (inputs.value.view(-1, head_dim), [block_keys, head_dim])
+        if inputs.has_wide_values
+        else (inputs.value.view(-1, padded_len), [head_dim, block_keys]),
     }
     arguments = {
         **{name: TensorDescriptor.from_tensor(*matrix) for name, matrix in tensors.items()},
@@ -61,6 +91,7 @@ def prepare(
         "mixing": mixing(head_dim // 2, query.dtype, query.device),
         "scratch": torch.empty_like(inputs.key),
         "output": output,
+        "outgrown": outgrown,
         **{f"stride_query_{axis}": query.stride(i) for i, axis in enumerate(wide.AXES)},
         **{f"stride_output_{axis}": output.stride(i) for i, axis in enumerate(wide.AXES)},
         **lists.arguments(assignment, lengths, (batch, num_heads, seq_len), (block_queries, block_keys)),
@@ -70,6 +101,7 @@ def prepare(
         "HEAD_DIM": head_dim,
         "SCALED_KEYS": BLOCK,
         "IS_INT8": score_type == "int8",
+        "WIDE_VALUES": inputs.has_wide_values,
         "MOST": MOST[score_type],
         "INTERPRET": is_interpreted(attention),
     }
@@ -78,25 +110,29 @@ def prepare(
 
 
 def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
-    return {**wide.SPEC.inputs(case, dtype, device), "score_type": case["score_type"]}
+    wide_values = case.get("wide_values", False)
+    return {**wide.SPEC.inputs(case, dtype, device), "score_type": case["score_type"], "wide_values": wide_values}
 
 
 def _prepare(inputs: Inputs, capability: int) -> tuple[tuple[torch.Tensor, ...], list[Launch]]:
     query, lengths = inputs["query"], inputs["lengths"]
     output = torch.full_like(query, torch.nan)
-    found, launches = prepare_inputs(inputs["key"], inputs["value"], inputs["score_type"], lengths)
-    given = query, found, output, inputs["lists"], inputs["assignment"], lengths, settings_for(query.shape[-1])
-    return (output,), [*launches, prepare(*given)]
+    tensors, is_wide = (inputs["key"], inputs["value"]), inputs["wide_values"]
+    found, launches = prepare_inputs(*tensors, inputs["score_type"], lengths, wide_values=is_wide)
+    given = query, found, output, inputs["lists"], inputs["assignment"], lengths
+    return (output,), [*launches, *fastest(*given, capability)]
 
 
 def reference(inputs: Inputs, rows: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
     """Return attention at the given query positions (all of them if None); of inputs in float64 without quantising."""
-    others = {name: x for name, x in inputs.items() if name != "score_type"}
+    others = {name: x for name, x in inputs.items() if name not in ("score_type", "wide_values")}
     if inputs["query"].dtype == torch.float64:
         return wide.reference(others, rows)
     tensors = inputs["query"], inputs["key"], inputs["value"]
-    seen = dequantised(*tensors, inputs["score_type"], inputs["lengths"])
-    (output,) = wide.reference({**others, **dict(zip(("query", "key", "value"), seen, strict=True))}, rows, softmax)
+    is_wide = inputs["wide_values"]
+    seen = dequantised(*tensors, inputs["score_type"], inputs["lengths"], wide_values=is_wide)
+    others |= dict(zip(("query", "key", "value"), seen, strict=True))
+    (output,) = wide.reference(others, rows) if is_wide else wide.reference(others, rows, softmax)
     return (output.to(tensors[0].dtype),)
 
 
@@ -134,11 +170,35 @@ SPEC = Spec(
             "lengths": [150, 41],
             "score_type": "e4m3",
         },
+        *(
+            {
+                "shape": (1, 2, seq_len, head_dim),
+                "tile": 128,
+                "density": 0.4,
+                "exact": exact,
+                "last_head": 0,
+                "score_type": "e4m3",
+                "wide_values": True,
+                "key_scale": key_scale,
+            }
+            # Scores of the last outgrow those of the first tile.
+            for seq_len, head_dim, exact, key_scale in (
+                (131, 64, True, 1),
+                (270, 64, False, 1),
+                (513, 128, False, 1),
+                (400, 64, False, 300),
+            )
+        ),
     ),
     paper_cases=(
         *({**case, "score_type": "e4m3"} for case in wide.SPEC.paper_cases),
+        *({**case, "score_type": "e4m3", "wide_values": True} for case in wide.SPEC.paper_cases),
         {**wide.SPEC.paper_cases[0], "score_type": "int8"},
-        *({**wide.SPEC.paper_cases[case], "density": 1.0, "score_type": "e4m3"} for case in (0, 2)),
+        *(
+            {**wide.SPEC.paper_cases[case], "density": 1.0, "score_type": "e4m3", "wide_values": is_wide}
+            for case in (0, 2)
+            for is_wide in (False, True)
+        ),
     ),
     flops=_flops,
     bytes=_bytes,

@@ -1,4 +1,7 @@
-"""Lay keys and values out in the order of their head's pattern and round them to 8 bits, in one pass over memory."""
+"""Lay keys and values out in the order of their head's pattern and round them to 8 bits, in one pass over memory.
+
+Values may stay as they are. And queries rounded in a pass of their own, for a program that does not round them itself.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ import math
 
 import torch
 
-from svg_kernels.fp8_inputs_program import quantise, sample, settle
+from svg_kernels.fp8_inputs_program import quantise, round_queries, sample, settle
 from svg_kernels.fp8_model import BLOCK, MOST, SAMPLE, SCORE_TYPES, Quantised, ScoreType, mixing, quantised
 from svg_kernels.launch import Launch, is_interpreted
 from svg_kernels.spec import Case, Inputs, Spec
 
 # Programs for each head that look whether it must be rounded again.
 LOOKING = 16
+
+# Queries that one program rounds.
+ROUNDED_QUERIES = 64
 
 
 def prepare(
@@ -22,6 +28,8 @@ def prepare(
     lengths: torch.Tensor | None = None,
     orders: torch.Tensor | None = None,
     assignment: torch.Tensor | None = None,
+    *,
+    wide_values: bool = False,
 ) -> tuple[Quantised, list[Launch]]:
     """Return what attention in 8 bits reads of keys and values, and the launches that fill it, in order.
 
@@ -33,6 +41,7 @@ def prepare(
             all count.
         orders: int32 ``(patterns, seq_len)``: ordered[i] = key[order[i]]; None where they stand in order.
         assignment: int64 ``(batch|1, num_heads|1)``, the pattern of each head; needed with ``orders``.
+        wide_values: Whether values are laid out as they are, and not rounded.
     """
     batch, num_heads, seq_len, head_dim = key.shape
     lanes, num_tiles = batch * num_heads, -(-seq_len // BLOCK)
@@ -43,9 +52,11 @@ def prepare(
     is_int8 = score_type == "int8"
     result = Quantised(
         empty(num_tiles * BLOCK, head_dim, dtype=SCORE_TYPES[score_type]),
-        empty(head_dim, num_tiles * BLOCK, dtype=torch.float8_e4m3fn),
+        empty(num_tiles * BLOCK, head_dim, dtype=value.dtype)
+        if wide_values
+        else empty(head_dim, num_tiles * BLOCK, dtype=torch.float8_e4m3fn),
         empty(num_tiles if is_int8 else 1),
-        empty(),
+        None if wide_values else empty(),
     )
     tensors = {"key": key, "value": value}
     shared = {
@@ -63,6 +74,7 @@ def prepare(
         "num_heads": num_heads,
         "seq_len": seq_len,
         "HEAD_DIM": head_dim,
+        "WIDE_VALUES": wide_values,
         "INTERPRET": is_interpreted(quantise),
     }
     written = {
@@ -84,6 +96,40 @@ def prepare(
 
 
 AXES = ("item", "head", "token")
+
+
+def prepare_queries(query: torch.Tensor, score_type: ScoreType = "e4m3") -> tuple[torch.Tensor, torch.Tensor, Launch]:
+    """Return queries in 8 bits, the scale of each, and the launch that fills both.
+
+    Args:
+        query: ``(batch, num_heads, seq_len, head_dim)``, channels contiguous; head_dim a power of two from 32.
+        score_type: What they become.
+
+    Returns:
+        ``(batch, num_heads, padded_len, head_dim)``, mixed; float32 ``(batch, num_heads, padded_len)``, by which they
+        are multiplied to be what they were; and the launch.
+    """
+    batch, num_heads, seq_len, head_dim = query.shape
+    padded_len = -(-seq_len // BLOCK) * BLOCK
+    rows = torch.empty(batch, num_heads, padded_len, head_dim, dtype=SCORE_TYPES[score_type], device=query.device)
+    scales = torch.empty(batch, num_heads, padded_len, dtype=torch.float32, device=query.device)
+    arguments = {
+        "query": query,
+        "rows_out": rows,
+        "scales": scales,
+        "mixing": mixing(head_dim // 2, query.dtype, query.device),
+        **{f"stride_{axis}": query.stride(i) for i, axis in enumerate(AXES)},
+        "num_heads": num_heads,
+        "seq_len": seq_len,
+        "padded_len": padded_len,
+        "HEAD_DIM": head_dim,
+        "QUERIES": ROUNDED_QUERIES,
+        "IS_INT8": score_type == "int8",
+        "MOST": MOST[score_type],
+        "INTERPRET": is_interpreted(round_queries),
+    }
+    grid = padded_len // ROUNDED_QUERIES, batch * num_heads
+    return rows, scales, Launch(round_queries, grid, arguments, {"num_warps": 4})
 
 
 def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
@@ -109,6 +155,7 @@ def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
         "key": key,
         "value": value,
         "score_type": case["score_type"],
+        "wide_values": case.get("wide_values", False),
         "lengths": None if lengths is None else torch.tensor(lengths, device=device),
         "orders": orders,
         "assignment": assignment,
@@ -124,7 +171,8 @@ def _prepare(inputs: Inputs, capability: int) -> tuple[tuple[torch.Tensor, ...],
 
 
 def _tensors(found: Quantised) -> tuple[torch.Tensor, ...]:
-    return found.key, found.value, found.key_scale, found.value_scale
+    tensors = found.key, found.value, found.key_scale, found.value_scale
+    return tuple(x for x in tensors if x is not None)
 
 
 def reference(inputs: Inputs, rows: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
@@ -134,7 +182,8 @@ def reference(inputs: Inputs, rows: torch.Tensor | None = None) -> tuple[torch.T
         order = orders.long()[inputs["assignment"]].expand(*key.shape[:2], -1)[..., None].expand_as(key)
         key, value = key.gather(2, order), value.gather(2, order)
     rounds = key.dtype != torch.float64
-    return _tensors(quantised(key, value, inputs["score_type"], inputs["lengths"], rounds=rounds))
+    given = key, value, inputs["score_type"], inputs["lengths"]
+    return _tensors(quantised(*given, wide_values=inputs["wide_values"], rounds=rounds))
 
 
 def _bytes(case: Case, element_size: int) -> float:
@@ -153,6 +202,7 @@ SPEC = Spec(
         # Between two tokens of the sample stands one with far greater numbers, of one item among its padding.
         {"shape": (2, 1, 300, 128), "score_type": "int8", "lengths": [300, 41], "outlier": 137},
         {"shape": (2, 2, 270, 32), "score_type": "e4m3", "lengths": [261, 0], "num_frames": 5, "outlier": 259},
+        {"shape": (2, 2, 131, 64), "score_type": "e4m3", "lengths": [131, 90], "num_frames": 7, "wide_values": True},
     ),
     # Of HunyuanVideo a third of the heads: the judge holds every number in float64.
     paper_cases=(

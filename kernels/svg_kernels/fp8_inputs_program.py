@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from svg_kernels.fp8_model import HEADROOM, LEAST, MOST
-from svg_kernels.fp8_rounding import bits, mixed, rounded, to_e4m3
+from svg_kernels.fp8_rounding import bits, mixed, rounded, rounded_queries, to_e4m3
 
 _LEAST, _HEADROOM, _MOST = tl.constexpr(LEAST), tl.constexpr(HEADROOM), tl.constexpr(MOST["e4m3"])
 
@@ -53,7 +53,8 @@ def sample(
     key, value, orders, assignment, mixing, mean, room, greatest, lengths,
     stride_key_item, stride_key_head, stride_key_token, stride_value_item, stride_value_head, stride_value_token,
     stride_assignment_item, stride_assignment_head, num_heads, seq_len,
-    HEAD_DIM: tl.constexpr, SAMPLE: tl.constexpr, STEP: tl.constexpr, INTERPRET: tl.constexpr,
+    HEAD_DIM: tl.constexpr, SAMPLE: tl.constexpr, STEP: tl.constexpr, WIDE_VALUES: tl.constexpr,
+    INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """Find the mean of evenly spaced keys of one head, mixed, and how great its keys and values may become."""
     lane, channel = tl.program_id(0), tl.arange(0, HEAD_DIM)
@@ -68,11 +69,12 @@ def sample(
             stride_assignment_item, stride_assignment_head, num_heads, seq_len, HEAD_DIM,
         )  # fmt: skip
         total += tl.sum(mixed(keys, mixing, STEP, HEAD_DIM // 2, INTERPRET), 0)
-        values = _rows(
-            value, orders, assignment, lane, place, place < limit, stride_value_item, stride_value_head,
-            stride_value_token, stride_assignment_item, stride_assignment_head, num_heads, seq_len, HEAD_DIM,
-        ).to(tl.float32)  # fmt: skip
-        value_most = tl.maximum(value_most, _greatest(values))
+        if not WIDE_VALUES:
+            values = _rows(
+                value, orders, assignment, lane, place, place < limit, stride_value_item, stride_value_head,
+                stride_value_token, stride_assignment_item, stride_assignment_head, num_heads, seq_len, HEAD_DIM,
+            ).to(tl.float32)  # fmt: skip
+            value_most = tl.maximum(value_most, _greatest(values))
     total /= tl.maximum((limit + apart - 1) // apart, 1)
     key_most = bits(tl.full([], 0.0, tl.float32))
     for start in range(0, SAMPLE, STEP):
@@ -96,7 +98,8 @@ def _block(
     key, value, orders, assignment, mixing, mean, key_out, value_out, key_scale, limit,
     stride_key_item, stride_key_head, stride_key_token, stride_value_item, stride_value_head, stride_value_token,
     stride_assignment_item, stride_assignment_head, num_heads, seq_len, num_tiles,
-    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, IS_INT8: tl.constexpr, MOST: tl.constexpr, INTERPRET: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, IS_INT8: tl.constexpr, WIDE_VALUES: tl.constexpr, MOST: tl.constexpr,
+    INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """Lay out and round one block of keys and values, and return the greatest of both as bits."""
     channel, place = tl.arange(0, HEAD_DIM), tl.arange(0, BLOCK)
@@ -117,17 +120,24 @@ def _block(
     target = (lane.to(tl.int64) * padded_len + token)[:, None] * HEAD_DIM + channel[None, :]
     tl.store(key_out + target, rounded(rows * (MOST / key_most), IS_INT8, INTERPRET))
 
-    # LANE_ORDER of each 16.
-    source = tile * BLOCK + (place // 16 * 16 + place // 2 % 2 * 8 + place // 4 % 4 * 2 + place % 2)
+    source = token
+    if not WIDE_VALUES:
+        # LANE_ORDER of each 16.
+        source = tile * BLOCK + (place // 16 * 16 + place // 2 % 2 * 8 + place // 4 % 4 * 2 + place % 2)
     rows = _rows(
         value, orders, assignment, lane, source, source < limit, stride_value_item, stride_value_head,
         stride_value_token, stride_assignment_item, stride_assignment_head, num_heads, seq_len, HEAD_DIM,
-    ).to(tl.float32)  # fmt: skip
-    greatest_value = _greatest(rows)
-    # A scale that is no number makes none of the zeros past the end.
-    rows = tl.where((source < limit)[:, None], rows * (_MOST / value_most), 0.0)
-    turned = (lane.to(tl.int64) * HEAD_DIM + channel)[:, None] * padded_len + token[None, :]
-    tl.store(value_out + turned, tl.trans(to_e4m3(rows, INTERPRET)))
+    )  # fmt: skip
+    greatest_value = bits(tl.full([], 0.0, tl.float32))
+    if WIDE_VALUES:
+        tl.store(value_out + target, rows)
+    else:
+        rows = rows.to(tl.float32)
+        greatest_value = _greatest(rows)
+        # A scale that is no number makes none of the zeros past the end.
+        rows = tl.where((source < limit)[:, None], rows * (_MOST / value_most), 0.0)
+        turned = (lane.to(tl.int64) * HEAD_DIM + channel)[:, None] * padded_len + token[None, :]
+        tl.store(value_out + turned, tl.trans(to_e4m3(rows, INTERPRET)))
     return greatest_key, greatest_value
 
 
@@ -136,7 +146,8 @@ def quantise(
     key, value, orders, assignment, mixing, mean, room, greatest, key_out, value_out, key_scale, value_scale, lengths,
     stride_key_item, stride_key_head, stride_key_token, stride_value_item, stride_value_head, stride_value_token,
     stride_assignment_item, stride_assignment_head, num_heads, seq_len, num_tiles,
-    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, IS_INT8: tl.constexpr, MOST: tl.constexpr, INTERPRET: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, IS_INT8: tl.constexpr, WIDE_VALUES: tl.constexpr, MOST: tl.constexpr,
+    INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """Lay out and round one block of one head, and keep the greatest of its keys and values."""
     tile, lane = tl.program_id(0), tl.program_id(1)
@@ -146,7 +157,7 @@ def quantise(
         _limit(lengths, lane, num_heads, seq_len),
         stride_key_item, stride_key_head, stride_key_token, stride_value_item, stride_value_head, stride_value_token,
         stride_assignment_item, stride_assignment_head, num_heads, seq_len, num_tiles,
-        HEAD_DIM, BLOCK, IS_INT8, MOST, INTERPRET,
+        HEAD_DIM, BLOCK, IS_INT8, WIDE_VALUES, MOST, INTERPRET,
     )  # fmt: skip
     tl.atomic_max(greatest + 2 * lane, greatest_key)
     tl.atomic_max(greatest + 2 * lane + 1, greatest_value)
@@ -157,7 +168,8 @@ def settle(
     key, value, orders, assignment, mixing, mean, room, greatest, key_out, value_out, key_scale, value_scale, lengths,
     stride_key_item, stride_key_head, stride_key_token, stride_value_item, stride_value_head, stride_value_token,
     stride_assignment_item, stride_assignment_head, num_heads, seq_len, num_tiles,
-    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, IS_INT8: tl.constexpr, MOST: tl.constexpr, INTERPRET: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, IS_INT8: tl.constexpr, WIDE_VALUES: tl.constexpr, MOST: tl.constexpr,
+    INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """Write the scales of one head, and round its blocks again where what was found is greater than the room for it."""
     lane = tl.program_id(1)
@@ -173,7 +185,8 @@ def settle(
     if tl.program_id(0) == 0:
         if not IS_INT8:
             tl.store(key_scale + lane, key_most / MOST)
-        tl.store(value_scale + lane, value_most / _MOST)
+        if not WIDE_VALUES:
+            tl.store(value_scale + lane, value_most / _MOST)
     if fits:
         return
     limit = _limit(lengths, lane, num_heads, seq_len)
@@ -183,5 +196,22 @@ def settle(
             key, value, orders, assignment, mixing, mean, key_out, value_out, key_scale, limit,
             stride_key_item, stride_key_head, stride_key_token, stride_value_item, stride_value_head,
             stride_value_token, stride_assignment_item, stride_assignment_head, num_heads, seq_len, num_tiles,
-            HEAD_DIM, BLOCK, IS_INT8, MOST, INTERPRET,
+            HEAD_DIM, BLOCK, IS_INT8, WIDE_VALUES, MOST, INTERPRET,
         )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["num_heads", "seq_len"])
+def round_queries(
+    query, rows_out, scales, mixing, stride_item, stride_head, stride_token, num_heads, seq_len, padded_len,
+    HEAD_DIM: tl.constexpr, QUERIES: tl.constexpr, IS_INT8: tl.constexpr, MOST: tl.constexpr, INTERPRET: tl.constexpr,
+):  # fmt: skip
+    """Round one block of one head's queries, and write by what each is multiplied to be what it was."""
+    lane = tl.program_id(1)
+    queries = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    first = lane.to(tl.int64) * padded_len
+    query += (lane // num_heads).to(tl.int64) * stride_item + (lane % num_heads).to(tl.int64) * stride_head
+    _, scale = rounded_queries(
+        query, rows_out + first * HEAD_DIM, mixing, queries, stride_token, seq_len,
+        HEAD_DIM, QUERIES, IS_INT8, MOST, INTERPRET,
+    )  # fmt: skip
+    tl.store(scales + first + queries, 1 / scale)

@@ -40,21 +40,27 @@ _PLACES = [LANE_ORDER.index(key) for key in range(16)]
 
 @dataclass(frozen=True, eq=False)
 class Quantised:
-    """Keys and values in 8 bits, contiguous; ``padded_len`` is seq_len filled up to a multiple of BLOCK.
+    """Keys in 8 bits, and values in 8 or as they are, contiguous; ``padded_len`` is seq_len up to a multiple of BLOCK.
 
     Args:
         key: e4m3 or int8 ``(batch, num_heads, padded_len, head_dim)``, mixed, less their sampled mean, zeros past
             seq_len.
-        value: e4m3 ``(batch, num_heads, head_dim, padded_len)``, the keys of each 16 in LANE_ORDER.
+        value: e4m3 ``(batch, num_heads, head_dim, padded_len)``, the keys of each 16 in LANE_ORDER; or wide, of the
+            inputs' dtype, ``(batch, num_heads, padded_len, head_dim)``, zeros past seq_len.
         key_scale: float32 ``(batch, num_heads, 1)``, of int8 ``(batch, num_heads, padded_len / BLOCK)``: e4m3 rounds
             small numbers as well as great ones, and needs no scale that attention would have to look up at every step.
-        value_scale: float32 ``(batch, num_heads)``.
+        value_scale: float32 ``(batch, num_heads)``; None of wide values.
     """
 
     key: torch.Tensor
     value: torch.Tensor
     key_scale: torch.Tensor
-    value_scale: torch.Tensor
+    value_scale: torch.Tensor | None
+
+    @property
+    def has_wide_values(self) -> bool:
+        """Whether values, and with them probabilities, are not rounded to 8 bits."""
+        return self.value_scale is None
 
 
 @lru_cache(maxsize=8)
@@ -110,15 +116,17 @@ def quantised(
     score_type: ScoreType = "e4m3",
     lengths: torch.Tensor | None = None,
     *,
+    wide_values: bool = False,
     rounds: bool = True,
 ) -> Quantised:
-    """Return keys and values in 8 bits.
+    """Return keys in 8 bits, and values in 8 or, wide, as they are.
 
     Args:
         key: ``(batch, num_heads, seq_len, head_dim)``; computed in float64 if it is that, else in float32.
         value: Likewise.
         score_type: What keys become.
         lengths: int64 ``(batch,)``: keys at or past it are padding, which may hold anything; None where all count.
+        wide_values: Whether values stay as they are.
         rounds: If false, numbers are scaled and not rounded, and stay in the precision that they are computed in.
     """
     batch, _, seq_len, _ = key.shape
@@ -127,8 +135,8 @@ def quantised(
     limit = torch.full((batch,), seq_len, device=key.device) if lengths is None else lengths.clamp(max=seq_len)
     limit = limit[:, None, None, None]
     is_key = position < limit
-    key, value = _mixed(key.masked_fill(~is_key, 0)), value.masked_fill(~is_key, 0)
-    value = value.to(key.dtype)
+    given = value.masked_fill(~is_key, 0)
+    key, value = _mixed(key.masked_fill(~is_key, 0)), given.to(torch.promote_types(value.dtype, torch.float32))
     is_sampled = is_key & (position % (-(-limit // SAMPLE)).clamp(min=1) == 0)
     mean = key.masked_fill(~is_sampled, 0).sum(2, keepdim=True) / is_sampled.sum(2, keepdim=True).clamp(min=1)
     key = (key - mean).masked_fill(~is_key, 0)
@@ -140,6 +148,9 @@ def quantised(
         # Less itself, infinity is NaN, which no rounding makes a number of.
         key_scale = key_most / MOST["int8"] + (key_most - key_most)
     key = key / key_scale.repeat_interleave(key.shape[2] // key_scale.shape[2], 2)[..., None]
+    if wide_values:
+        key = _rounded(key, score_type) if rounds else key
+        return Quantised(key, torch.nn.functional.pad(given, fill), key_scale, None)
     # A scale that is no number makes none of the zeros past the end.
     value = (value / value_scale[..., None, None]).masked_fill(~torch.nn.functional.pad(is_key, fill), 0)
     value = value.unflatten(2, (-1, 16))[:, :, :, LANE_ORDER].flatten(2, 3).transpose(2, 3).contiguous()
@@ -166,12 +177,18 @@ def _rounded(x: torch.Tensor, score_type: ScoreType) -> torch.Tensor:
 
 
 def dequantised(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, score_type: ScoreType, lengths: torch.Tensor | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score_type: ScoreType,
+    lengths: torch.Tensor | None,
+    *,
+    wide_values: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return what attention in 8 bits sees of queries, keys and values, ``(batch, num_heads, seq_len, head_dim)``."""
     seq_len, head_dim = query.shape[2:]
     rows, row_scale = rounded_query(query, score_type)
-    found = quantised(key, value, score_type, lengths)
+    found = quantised(key, value, score_type, lengths, wide_values=wide_values)
     wide = row_scale.dtype
     mixer = mixing(head_dim, wide, query.device)
     key_scale = found.key_scale.repeat_interleave(found.key.shape[2] // found.key_scale.shape[2], 2)
@@ -179,8 +196,10 @@ def dequantised(
     row_scale = row_scale * (head_dim**0.5 / LOG2_E)
     seen_query = (rows.to(wide) * row_scale[..., None]) @ mixer
     seen_key = (found.key.to(wide) * key_scale[..., None]) @ mixer / _growth(head_dim)
-    seen_value = found.value.to(wide).transpose(2, 3).unflatten(2, (-1, 16))[:, :, :, _PLACES].flatten(2, 3)
-    seen_value = seen_value * found.value_scale[..., None, None]
+    seen_value = found.value.to(wide)
+    if found.value_scale is not None:
+        seen_value = seen_value.transpose(2, 3).unflatten(2, (-1, 16))[:, :, :, _PLACES].flatten(2, 3)
+        seen_value = seen_value * found.value_scale[..., None, None]
     return seen_query, seen_key[:, :, :seq_len], seen_value[:, :, :seq_len]
 
 

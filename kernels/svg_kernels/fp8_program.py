@@ -1,4 +1,4 @@
-"""What one program of block-sparse attention in 8 bits does: scores of e4m3 or int8, all else of e4m3."""
+"""What one program of block-sparse attention in 8 bits does: scores of e4m3 or int8, values of e4m3 or as they are."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ def _as_operand(x, QUERIES: tl.constexpr, KEYS: tl.constexpr):
 @triton.jit
 def _accumulate(
     scores, factor, values, total, peak, weight,
-    IS_INT8: tl.constexpr, MAY_BE_EMPTY: tl.constexpr, INTERPRET: tl.constexpr, QUERIES: tl.constexpr,
-    KEYS: tl.constexpr,
+    IS_INT8: tl.constexpr, WIDE_VALUES: tl.constexpr, MAY_BE_EMPTY: tl.constexpr, INTERPRET: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """Return the running output, maximum and sum of an online softmax after one more tile.
 
-    ``factor`` of each query turns its scores into exponents of two; ``values`` are ``(channels, keys)``.
+    ``factor`` of each query turns its scores into exponents of two; ``values`` are ``(channels, keys)``, wide ones
+    ``(keys, channels)``.
     """
     greatest = tl.max(scores, 1)
     if IS_INT8:
@@ -55,16 +56,19 @@ def _accumulate(
     probability = tl.exp2(scores * factor[:, None] + shift[:, None])
     decay = tl.exp2(peak - base)
     weight = weight * decay + tl.sum(probability, 1)
-    operand = _as_operand(to_e4m3(probability, INTERPRET), QUERIES, KEYS)
-    # Matrix units sum 8-bit products to 14 bits only: a tile's sum is short, the sum of tiles is kept in float32.
-    total = total * decay[:, None] + tl.dot(operand, values.T)
+    if WIDE_VALUES:
+        total = tl.dot(probability.to(values.dtype), values, total * decay[:, None], input_precision="ieee")
+    else:
+        operand = _as_operand(to_e4m3(probability, INTERPRET), QUERIES, KEYS)
+        # Matrix units sum 8-bit products to 14 bits only: a tile's sum is short, the sum of tiles is kept in float32.
+        total = total * decay[:, None] + tl.dot(operand, values.T)
     return total, new_peak, weight
 
 
 # Numbers that change from prompt to prompt, or from palette to palette, get no program of their own.
 @triton.jit(do_not_specialize=["num_items", "num_heads", "num_rows", "num_heavy", "seq_len"])
 def attention(
-    query, key, value, key_scale, value_scale, mixing, scratch, output,
+    query, key, value, key_scale, value_scale, mixing, scratch, output, outgrown,
     starts, full_counts, partial_counts, tiles, row_order, integers, assignment, lengths,
     lookup_query_tile, lookup_key_tile, lookup_states, lookup_places,
     stride_query_item, stride_query_head, stride_query_token,
@@ -73,15 +77,16 @@ def attention(
     num_items, num_heads, num_rows, num_heavy, seq_len, padded_len, scale_log2,
     HEAD_DIM: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr, SCALED_KEYS: tl.constexpr,
     ROW_SPLIT: tl.constexpr, KEY_SPLIT: tl.constexpr, HAS_PARTIAL: tl.constexpr, HAS_RAGGED_KEYS: tl.constexpr,
-    IS_INT8: tl.constexpr, MOST: tl.constexpr, INTERPRET: tl.constexpr,
+    IS_INT8: tl.constexpr, WIDE_VALUES: tl.constexpr, MOST: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """Round one block of queries to 8 bits, and attend for it.
 
     Layout, contiguous, with ``padded_len`` a multiple of 128: key, and scratch, where queries in 8 bits are put,
-    ``(items, heads, padded_len, HEAD_DIM)``, value ``(items, heads, HEAD_DIM, padded_len)``; key and value are
-    descriptors of matrices. value_scale is ``(items, heads)``, and so is key_scale, or of int8 one of every SCALED_KEYS
-    keys. query and output are ``(items, heads, seq_len, HEAD_DIM)``. ROW_SPLIT blocks of queries share a row of tiles;
-    KEY_SPLIT steps walk through one tile.
+    ``(items, heads, padded_len, HEAD_DIM)``, value ``(items, heads, HEAD_DIM, padded_len)``, or wide as key; key and
+    value are descriptors of matrices. value_scale is ``(items, heads)``, and so is key_scale, or of int8 one of every
+    SCALED_KEYS keys. query and output are ``(items, heads, seq_len, HEAD_DIM)``. ROW_SPLIT blocks of queries share a
+    row of tiles; KEY_SPLIT steps walk through one tile. outgrown, where given, ``(items, heads, num_rows, 2)``, marks
+    the rows to compute.
     """
     item, head, pattern, row, part = _row_of_program(
         row_order, assignment, stride_assignment_item, stride_assignment_head, num_items, num_heads, num_rows,
@@ -90,6 +95,10 @@ def attention(
     query_start = (row * ROW_SPLIT + part) * BLOCK_QUERIES
     if query_start >= seq_len:
         return
+    if outgrown is not None:
+        outgrown += ((item * num_heads + head) * num_rows + row) * 2
+        if tl.load(outgrown) + tl.load(outgrown + 1) == 0:
+            return
     row_index = pattern * num_rows + row
     tiles += tl.load(starts + row_index)
     full_count = tl.load(full_counts + row_index)
@@ -127,13 +136,15 @@ def attention(
         key_start = tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
         tile = tl.load(tiles + (step + 1) // KEY_SPLIT)
         keys = key.load([first_token + key_start, 0])
-        values = value.load([first_channel, key_start])
+        value_place = [first_token + key_start, 0] if WIDE_VALUES else [first_channel, key_start]
+        values = value.load(value_place)
         factor = row_scale
         if IS_INT8:
             factor *= tl.load(key_scale + key_start // SCALED_KEYS)
         scores = _scores(block, keys, IS_INT8, BLOCK_QUERIES, BLOCK_KEYS)
         total, peak, weight = _accumulate(
-            scores, factor, values, total, peak, weight, IS_INT8, False, INTERPRET, BLOCK_QUERIES, BLOCK_KEYS,
+            scores, factor, values, total, peak, weight, IS_INT8, WIDE_VALUES, False, INTERPRET, BLOCK_QUERIES,
+            BLOCK_KEYS,
         )  # fmt: skip
 
     if HAS_PARTIAL or HAS_RAGGED_KEYS:
@@ -145,7 +156,8 @@ def attention(
             key_start = tile * tile_keys + (step % KEY_SPLIT) * BLOCK_KEYS
             if key_start < limit:
                 keys = key.load([first_token + key_start, 0])
-                values = value.load([first_channel, key_start])
+                value_place = [first_token + key_start, 0] if WIDE_VALUES else [first_channel, key_start]
+                values = value.load(value_place)
                 factor = row_scale
                 if IS_INT8:
                     factor *= tl.load(key_scale + key_start // SCALED_KEYS)
@@ -162,11 +174,14 @@ def attention(
                 scores = _scores(block, keys, IS_INT8, BLOCK_QUERIES, BLOCK_KEYS)
                 scores = tl.where(keep, scores, -float("inf"))
                 total, peak, weight = _accumulate(
-                    scores, factor, values, total, peak, weight, IS_INT8, True, INTERPRET, BLOCK_QUERIES, BLOCK_KEYS,
+                    scores, factor, values, total, peak, weight, IS_INT8, WIDE_VALUES, True, INTERPRET, BLOCK_QUERIES,
+                    BLOCK_KEYS,
                 )  # fmt: skip
 
     # A query that keeps no key gets zeros.
-    scale = tl.load(value_scale + lane) / tl.where(weight == 0.0, 1.0, weight)
+    scale = 1.0 / tl.where(weight == 0.0, 1.0, weight)
+    if not WIDE_VALUES:
+        scale *= tl.load(value_scale + lane)
     channel = tl.arange(0, HEAD_DIM)
     output += item.to(tl.int64) * stride_output_item + head.to(tl.int64) * stride_output_head
     output += queries.to(tl.int64)[:, None] * stride_output_token + channel[None, :]

@@ -12,8 +12,9 @@ from svg_kernels.tile_lists import TileLists
 from svg_kernels.tiles import fits_descriptor
 from svg_kernels.warpgroup_program import KEYS, QUERIES, ROWS, attention
 
-# Tiles in flight for each head_dim; at 128 no more fit the shared memory.
+# Tiles in flight for each head_dim; of 16 bits at 128 no more fit the shared memory.
 STAGES = {64: 4, 128: 3}
+STAGES_OF_8_BITS = {64: 4, 128: 4}
 
 
 def fits(tensors: tuple[torch.Tensor, ...], lists: TileLists, lengths: torch.Tensor | None, capability: int) -> bool:
@@ -40,30 +41,43 @@ def prepare(
     output: torch.Tensor,
     lists: TileLists,
     assignment: torch.Tensor,
+    scales: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, Launch]:
     """Return marks of what is to be computed anew, and the launch that writes them, and the output for all else.
 
     Marks are int32 ``(batch, num_heads, rows of tiles, 2)``. The arguments are those of
-    ``block_sparse_attention.prepare``, which ``fits`` says to fit.
+    ``block_sparse_attention.prepare``, which ``fits`` says to fit. With ``scales``, those of
+    ``fp8_inputs.prepare_queries`` and the keys', queries and keys are what ``fp8_inputs`` makes of them, in e4m3.
     """
-    batch, num_heads, seq_len, head_dim = query.shape
-    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
+    batch, num_heads, seq_len, head_dim = output.shape
     rows = {"query": (query, ROWS), "key": (key, KEYS), "value": (value, KEYS)}
     outgrown = torch.empty(batch, num_heads, lists.starts.shape[1], 2, dtype=torch.int32, device=query.device)
     block = QUERIES.value, KEYS.value
     given = lists.arguments(assignment, None, (batch, num_heads, seq_len), block)
     arguments = {
         **{
-            name: TensorDescriptor.from_tensor(x, [1, 1, count.value, head_dim], layout)
+            name: TensorDescriptor.from_tensor(x, [1, 1, count.value, head_dim], _layout(x))
             for name, (x, count) in rows.items()
         },
+        "query_scale": None if scales is None else scales[0],
+        "key_scale": None if scales is None else scales[1],
         "output": output,
         "outgrown": outgrown,
         **{f"stride_output_{axis}": output.stride(i) for i, axis in enumerate(("item", "head", "token"))},
-        "scale_log2": head_dim**-0.5 * LOG2_E,
+        "padded_len": query.shape[2],
+        # Mixed queries and keys have products head_dim times as great.
+        "scale_log2": head_dim ** (-0.5 if scales is None else -1.5) * LOG2_E,
         "HEAD_DIM": head_dim,
-        "STAGES": STAGES[head_dim],
+        "STAGES": (STAGES if scales is None else STAGES_OF_8_BITS)[head_dim],
+        # At 128 in 8 bits it is the faster way, elsewhere the slower one.
+        "SUMS_LAST": scales is not None and head_dim == 128,
     }
     arguments |= {name: given[name] for name in attention.arg_names if name not in arguments}
     grid = (batch * num_heads * lists.num_programs(block[0]),)
     return outgrown, Launch(attention, grid, arguments, {"num_warps": 4})
+
+
+def _layout(x: torch.Tensor) -> gl.NVMMASharedLayout:
+    """Return how a tile of ``x`` stands in shared memory."""
+    num_bytes = x.shape[-1] * x.element_size()
+    return gl.NVMMASharedLayout(min(128, num_bytes), element_bitwidth=8 * x.element_size(), rank=4)

@@ -51,6 +51,7 @@ def _fetch(inputs, buffers, barriers, row, HEAD_DIM: gl.constexpr, STAGES: gl.co
     queries, keys, values = buffers
     has_queries, has_key, has_value, is_free = barriers
     num_bytes: gl.constexpr = HEAD_DIM * key.dtype.primitive_bitwidth // 8
+    value_bytes: gl.constexpr = HEAD_DIM * value.dtype.primitive_bitwidth // 8
     if count > 0:
         mbarrier.expect(has_queries, QUERIES * num_bytes)
         for part in gl.static_range(2):
@@ -65,7 +66,7 @@ def _fetch(inputs, buffers, barriers, row, HEAD_DIM: gl.constexpr, STAGES: gl.co
         mbarrier.wait(is_free.index(slot), ((step // STAGES) & 1) ^ 1)
         mbarrier.expect(has_key.index(slot), KEYS * num_bytes)
         tma.async_copy_global_to_shared(key, place, has_key.index(slot), keys.index(slot))
-        mbarrier.expect(has_value.index(slot), KEYS * num_bytes)
+        mbarrier.expect(has_value.index(slot), KEYS * value_bytes)
         tma.async_copy_global_to_shared(value, place, has_value.index(slot), values.index(slot))
 
 
@@ -80,13 +81,19 @@ def _start_scores(block, keys, has_key, step, HEAD_DIM: gl.constexpr, STAGES: gl
 
 
 @gluon.jit
+def _sum(x, SUMS_LAST: gl.constexpr):
+    """Return each row's sum, or with SUMS_LAST the four sums of the lanes that hold a row."""
+    return gl.sum(gl.sum(x.reshape([ROWS, KEYS // 8, 4, 2]), 3), 1) if SUMS_LAST else gl.sum(x, 1)
+
+
+@gluon.jit
 def _start_output(
-    scores, total, weight, base, values, has_value, step, scale_log2, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
-    OUT: gl.constexpr,
+    scores, total, weight, base, values, has_value, step, factor, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
+    SUMS_LAST: gl.constexpr, OUT: gl.constexpr,
 ):  # fmt: skip
     """Do a tile's softmax, and start its products with the values; return what will hold the output, and the sum."""
-    probability = gl.exp2(scores * scale_log2 - base[:, None])
-    weight += gl.sum(probability, 1)
+    probability = gl.exp2(scores * factor - base[:, None])
+    weight += _sum(probability, SUMS_LAST)
     operand = gl.convert_layout(probability.to(values.dtype), gl.DotOperandLayout(0, OUT, 2))
     slot = step % STAGES
     mbarrier.wait(has_value.index(slot), (step // STAGES) & 1)
@@ -96,18 +103,24 @@ def _start_output(
 
 @gluon.jit
 def _attend(
-    part: gl.constexpr, output, outgrown, buffers, barriers, row, seq_len, stride_token, scale_log2,
-    HEAD_DIM: gl.constexpr, STAGES: gl.constexpr, HAS_RAGGED_KEYS: gl.constexpr,
+    part: gl.constexpr, output, outgrown, scales, buffers, barriers, row, seq_len, stride_token, scale_log2,
+    HEAD_DIM: gl.constexpr, STAGES: gl.constexpr, HAS_RAGGED_KEYS: gl.constexpr, SUMS_LAST: gl.constexpr,
 ):  # fmt: skip
     """Attend for one warpgroup's half of the queries."""
-    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, KEYS, 16])
-    out: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
-    tiles, count, _, _, query_start = row
     queries, keys, values = buffers
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, KEYS, 256 // keys.dtype.primitive_bitwidth])
+    out: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
+    rows: gl.constexpr = gl.SliceLayout(1, layout)
+    tiles, count, _, _, query_start = row
+    query_scale, key_scale = scales
     has_queries, has_key, has_value, is_free = barriers
     block = queries.index(part).reshape([ROWS, HEAD_DIM])
     total = gl.zeros([ROWS, HEAD_DIM], gl.float32, out)
-    weight = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, layout))
+    weight = _sum(gl.zeros([ROWS, KEYS], gl.float32, layout), SUMS_LAST)
+    factor = scale_log2
+    if query_scale is not None:
+        token = query_start + part * ROWS + gl.arange(0, ROWS, rows)
+        factor = (scale_log2 * gl.load(key_scale) * gl.load(query_scale + token))[:, None]
     if count > 0:
         mbarrier.wait(has_queries, 0)
         scores = _start_scores(block, keys, has_key, 0, HEAD_DIM, STAGES, layout)
@@ -115,21 +128,23 @@ def _attend(
         if HAS_RAGGED_KEYS:
             columns = gl.load(tiles + count - 1) * KEYS + gl.arange(0, KEYS, gl.SliceLayout(0, layout))
             scores = gl.where((columns < seq_len)[None, :], scores, -float("inf"))
-        base = gl.max(scores, 1) * scale_log2
+        base = gl.max(scores * factor, 1)
         for step in range(count - 1):
             # The next scores begin when these have become probabilities, in whose place they stand. Begun before, they
             # would have to be moved there; as it is, one warpgroup's products run beside the other's softmax.
             total, weight = _start_output(
-                scores, total, weight, base, values, has_value, step, scale_log2, HEAD_DIM, STAGES, out
+                scores, total, weight, base, values, has_value, step, factor, HEAD_DIM, STAGES, SUMS_LAST, out
             )
             next_scores = _start_scores(block, keys, has_key, step + 1, HEAD_DIM, STAGES, layout)
             total = warpgroup_mma_wait(1, deps=[total])
             mbarrier.arrive(is_free.index(step % STAGES), count=1)
             scores = warpgroup_mma_wait(0, deps=[next_scores])
         total, weight = _start_output(
-            scores, total, weight, base, values, has_value, count - 1, scale_log2, HEAD_DIM, STAGES, out
+            scores, total, weight, base, values, has_value, count - 1, factor, HEAD_DIM, STAGES, SUMS_LAST, out
         )
         total = warpgroup_mma_wait(0, deps=[total])
+    if SUMS_LAST:
+        weight = gl.convert_layout(gl.sum(weight, 1), rows)
     gl.store(outgrown + part, (gl.max(weight, 0) > MOST_WEIGHT).to(gl.int32))
     # A query that keeps no key gets zeros.
     scale = 1.0 / gl.where(weight == 0.0, 1.0, weight)
@@ -141,17 +156,19 @@ def _attend(
 
 
 # Numbers that change from prompt to prompt, or from palette to palette, get no program of their own.
-@gluon.jit(do_not_specialize=["num_items", "num_heads", "num_rows", "num_heavy", "seq_len"])
+@gluon.jit(do_not_specialize=["num_items", "num_heads", "num_rows", "num_heavy", "seq_len", "padded_len"])
 def attention(
-    query, key, value, output, outgrown, starts, full_counts, tiles, row_order, assignment,
+    query, key, value, query_scale, key_scale, output, outgrown, starts, full_counts, tiles, row_order, assignment,
     stride_output_item, stride_output_head, stride_output_token, stride_assignment_item, stride_assignment_head,
-    num_items, num_heads, num_rows, num_heavy, seq_len, scale_log2,
-    HEAD_DIM: gl.constexpr, STAGES: gl.constexpr, HAS_RAGGED_KEYS: gl.constexpr,
+    num_items, num_heads, num_rows, num_heavy, seq_len, padded_len, scale_log2,
+    HEAD_DIM: gl.constexpr, STAGES: gl.constexpr, HAS_RAGGED_KEYS: gl.constexpr, SUMS_LAST: gl.constexpr,
 ):  # fmt: skip
     """Attend for 128 queries.
 
-    Layout: query, key and value are descriptors of ``(items, heads, seq_len, HEAD_DIM)``, output is a pointer to the
-    same with strides; outgrown, int32 ``(items, heads, num_rows, 2)``, of which each warpgroup writes one.
+    Layout: query, key and value are descriptors of ``(items, heads, padded_len, HEAD_DIM)``; query_scale
+    ``(items, heads, padded_len)`` and key_scale ``(items, heads)``, None of what is not in 8 bits; output is a pointer
+    to ``(items, heads, seq_len, HEAD_DIM)`` with strides; outgrown, int32 ``(items, heads, num_rows, 2)``, of which
+    each warpgroup writes one.
     """
     item, head, pattern, row, _ = _row_of_program(
         row_order, assignment, stride_assignment_item, stride_assignment_head, num_items, num_heads, num_rows,
@@ -161,7 +178,11 @@ def attention(
     count = gl.load(full_counts + pattern * num_rows + row)
     query_start = row * QUERIES
     output += item.to(gl.int64) * stride_output_item + head.to(gl.int64) * stride_output_head
-    outgrown += ((item * num_heads + head) * num_rows + row) * 2
+    lane = item * num_heads + head
+    outgrown += (lane * num_rows + row) * 2
+    if query_scale is not None:
+        query_scale += lane.to(gl.int64) * padded_len
+        key_scale += lane
 
     buffers = (
         gl.allocate_shared_memory(query.dtype, [2, 1, 1, ROWS, HEAD_DIM], query.layout),
@@ -180,13 +201,14 @@ def attention(
     fence_async_shared()
     barriers = (has_queries, has_key, has_value, is_free)
     inputs, row = (query, key, value), (tiles, count, item, head, query_start)
+    scales = (query_scale, key_scale)
     # Registers per thread: 240 for those that attend, the least there are for the one warp that fetches.
     gl.warp_specialize(
         [
-            (_attend, (0, output, outgrown, buffers, barriers, row, seq_len, stride_output_token, scale_log2,
-                       HEAD_DIM, STAGES, HAS_RAGGED_KEYS)),
-            (_attend, (1, output, outgrown, buffers, barriers, row, seq_len, stride_output_token, scale_log2,
-                       HEAD_DIM, STAGES, HAS_RAGGED_KEYS)),
+            (_attend, (0, output, outgrown, scales, buffers, barriers, row, seq_len, stride_output_token,
+                       scale_log2, HEAD_DIM, STAGES, HAS_RAGGED_KEYS, SUMS_LAST)),
+            (_attend, (1, output, outgrown, scales, buffers, barriers, row, seq_len, stride_output_token,
+                       scale_log2, HEAD_DIM, STAGES, HAS_RAGGED_KEYS, SUMS_LAST)),
             (_fetch, (inputs, buffers, barriers, row, HEAD_DIM, STAGES, HAS_RAGGED_KEYS)),
         ],
         [4, 1],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Precision = Literal["bf16", "fp8", "fp8_int8"]
+Precision = Literal["bf16", "fp8", "fp8_int8", "fp8_qk"]
 
-# What queries and keys become; values and probabilities are e4m3 in both.
-SCORES: dict[str, Literal["e4m3", "int8"]] = {"fp8": "e4m3", "fp8_int8": "int8"}
+# What queries and keys become; values and probabilities become e4m3, too, but where they stay as they are.
+SCORES: dict[str, Literal["e4m3", "int8"]] = {"fp8": "e4m3", "fp8_int8": "int8", "fp8_qk": "e4m3"}
+WIDE_VALUES = frozenset({"fp8_qk"})
 
 
 def check_precision(name: str, precision: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from svg.backends._fp8 import SCORES, Precision, check_precision, name_of
+from svg.backends._fp8 import SCORES, WIDE_VALUES, Precision, check_precision, name_of
 from svg.backends._per_head import check_fits, check_tensors
 from svg.placement import resident, send
 from svg.plan import AttentionPlan, HeadPattern
@@ -21,10 +21,10 @@ class ReferenceBackend:
     """Computes every plan, slowly, in float64 for float64 inputs and in float32 for all others.
 
     Args:
-        precision: ``"bf16"`` rounds nothing. ``"fp8"`` and ``"fp8_int8"`` are models of attention in 8 bits that run
-            anywhere: queries, keys, values and probabilities are rounded with the same scales as
-            ``triton_block_sparse`` has, and computed with in float32. They tell what it does to a video, and nothing
-            of time.
+        precision: ``"bf16"`` rounds nothing. ``"fp8"``, ``"fp8_int8"`` and ``"fp8_qk"`` are models of attention in 8
+            bits that run anywhere: queries and keys, and but for ``"fp8_qk"`` values and probabilities, are rounded
+            with the same scales as ``triton_block_sparse`` has, and computed with in float32. They tell what it does
+            to a video, and nothing of time.
     """
 
     precision: Precision = "bf16"
@@ -55,8 +55,10 @@ class ReferenceBackend:
         if self.precision != "bf16":
             from svg_kernels import fp8_model
 
-            softmax = fp8_model.softmax
-            query, key, value = fp8_model.dequantised(query, key, value, SCORES[self.precision], lengths)
+            is_wide = self.precision in WIDE_VALUES
+            softmax = _softmax if is_wide else fp8_model.softmax
+            score_type = SCORES[self.precision]
+            query, key, value = fp8_model.dequantised(query, key, value, score_type, lengths, wide_values=is_wide)
         for index, pattern in enumerate(plan.patterns):
             items, heads = (assignment == index).nonzero(as_tuple=True)
             for few in torch.arange(items.numel(), device=query.device).split(_most_heads(seq_len)):

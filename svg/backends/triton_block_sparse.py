@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from svg.backends._fp8 import SCORES, Precision, check_precision, name_of
+from svg.backends._fp8 import SCORES, WIDE_VALUES, Precision, check_precision, name_of
 from svg.backends._per_head import check_bands, check_fits, check_tensors
 from svg.backends._reach import TRITON, able_sparse
 from svg.backends._tile_states import tile_lists
@@ -29,7 +29,8 @@ class TritonBlockSparseBackend:
     Args:
         precision: ``"bf16"``, which is the inputs' own precision; ``"fp8"``: queries, keys and values are rounded to
             e4m3, keys and values by the pass that puts them in order; ``"fp8_int8"``: queries and keys to int8, which
-            rounds far less where no key is much longer than others of its block.
+            rounds far less where no key is much longer than others of its block; ``"fp8_qk"``: queries and keys alone,
+            to e4m3, which is the fastest on Hopper for whole tiles of 128 by 128 in bfloat16.
     """
 
     precision: Precision = "bf16"
@@ -115,13 +116,16 @@ class TritonBlockSparseBackend:
         lists = tile_lists(plan, query.shape[2], query.device)
         assignment = resident(plan.assignment, query.device)
         lengths = None if plan.key_lengths is None else send(plan.key_lengths, query.device)
+        major, minor = torch.cuda.get_device_capability(query.device) if query.is_cuda else LEAST_CAPABILITY
+        capability = 10 * major + minor
         if self.precision != "bf16":
-            score_type, settings_8 = SCORES[self.precision], fp8_attention.settings_for(query.shape[-1])
-            keys, launches = fp8_inputs.prepare(key, value, score_type, lengths, orders, assignment)
-            launches.append(fp8_attention.prepare(query, keys, output, lists, assignment, lengths, settings_8))
+            score_type, is_wide = SCORES[self.precision], self.precision in WIDE_VALUES
+            keys, launches = fp8_inputs.prepare(
+                key, value, score_type, lengths, orders, assignment, wide_values=is_wide
+            )
+            launches += fp8_attention.fastest(query, keys, output, lists, assignment, lengths, capability)
         else:
-            major, minor = torch.cuda.get_device_capability(query.device) if query.is_cuda else LEAST_CAPABILITY
-            launches = kernel.fastest(query, key, value, output, lists, assignment, lengths, 10 * major + minor)
+            launches = kernel.fastest(query, key, value, output, lists, assignment, lengths, capability)
         for launch in launches:
             launch.run()
         return output

@@ -19,7 +19,7 @@ PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q
 # What the benchmarks measure; with SMOKE=1 a tiny model on a CPU, in seconds, to see that they run.
 BENCH_MODELS ?= hunyuan_video_t2v,wan_t2v_14b,cogvideox1_5_i2v,wan_i2v_14b_720p,cosmos_t2w_14b
 BENCH_VIDEOS ?= cogvideox1_5_i2v
-BENCH_BACKEND ?= flash_block_sparse
+BENCH_BACKEND ?= triton_block_sparse
 # Whether PyTorch compiles the blocks first, as svg.attach(..., compile=True) does.
 BENCH_COMPILE ?= true
 # Of every timed step; an interval needs three.

@@ -56,7 +56,7 @@ def build_backend(settings: Mapping[str, Any], device_type: str) -> Any:
     name = settings.get("name")
     if name == "auto":
         check_keys("backend", given, ())
-        name = "flex" if device_type == "cuda" else "cpu_gather"
+        name = "triton_block_sparse" if device_type == "cuda" else "cpu_gather"
     if not isinstance(name, str):
         raise ValueError(f"backend.name is {name!r}; it must be auto or one of {', '.join(backends.names())}")
     backend_class = type(backends.get(name))

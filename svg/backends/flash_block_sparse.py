@@ -1,4 +1,4 @@
-"""Block-sparse attention by FlashAttention 4's kernel for Hopper: the fastest there, for plans of whole tiles."""
+"""Block-sparse attention by FlashAttention 4's kernel for Hopper, for plans of whole tiles."""
 
 from __future__ import annotations
 

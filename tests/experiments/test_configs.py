@@ -30,6 +30,11 @@ def test_every_choice_of_every_group_composes_and_builds(group, name):
     prompting.load(config.prompts)
 
 
+@pytest.mark.parametrize(("device_type", "name"), [("cpu", "cpu_gather"), ("cuda", "triton_block_sparse")])
+def test_the_backend_called_auto_skips_tiles_for_real_on_every_device(device_type, name):
+    assert build_backend({"name": "auto"}, device_type).name == name
+
+
 @pytest.mark.parametrize(("group", "name"), OVERLAYS, ids=lambda word: word)
 def test_every_experiment_and_case_composes_and_builds(group, name):
     if name == "slurm" and find_spec("submitit") is None:

@@ -127,15 +127,19 @@ def measured_against_floor(
     figure = Figure(figsize=(6.4, 1.0 + 0.62 * len(table)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(table.to_dict("records")):
-        _stack(axes, place - 0.19, {name: row[f"phase_{name}"] for name in PHASES}, 1.0)
-        _stack(axes, place + 0.19, {name: row[f"floor_{name}"] for name in PARTS}, 0.55)
+        _stack(axes, place - 0.19, {name: row[f"phase_{name}"] for name in PHASES}, is_floor=False)
+        _stack(axes, place + 0.19, {name: row[f"floor_{name}"] for name in PARTS}, is_floor=True)
         axes.text(max(row["step_s"], row["floor_s"]), place, f"  {row['share']:.0%}", va="center", fontsize=8)
-    labels = [f"{row['model']} {row['kind']}\n{row['backend']}, {row['gpu']}" for row in table.to_dict("records")]
+    machines = list(table["gpu"].unique())
+    of_row = [f", {gpu}" if len(machines) > 1 else "" for gpu in table["gpu"]]
+    rows = zip(table["model"], table["kind"], table["backend"], of_row, strict=True)
+    labels = [f"{model} {kind}\n{backend}{on}" for model, kind, backend, on in rows]
     axes.set_yticks(range(len(table)), labels, fontsize=7)
-    axes.invert_yaxis()
+    axes.set_ylim(len(table) - 0.5, -0.5)
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
-    axes.set_xlabel("seconds of a step: measured (dark), its floor at measured rates (light)", fontsize=8)
+    where = f", {machines[0]}" if len(machines) == 1 else ""
+    axes.set_xlabel(f"seconds of a step{where}:\nmeasured (filled), its floor at measured rates (hatched)", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     names = PHASES | PARTS
@@ -144,11 +148,12 @@ def measured_against_floor(
     return save(figure, output, suffixes)
 
 
-def _stack(axes: Axes, place: float, parts: dict[str, float], alpha: float) -> None:
-    """Draw parts one after the other as one bar."""
+def _stack(axes: Axes, place: float, parts: dict[str, float], *, is_floor: bool) -> None:
+    """Draw parts one after the other as one bar: filled, or those of a floor hatched."""
     left = 0.0
     for name, value in parts.items():
-        axes.barh(place, value, 0.34, left=left, color=_COLORS[name], alpha=alpha)
+        style = {"facecolor": "white", "edgecolor": _COLORS[name], "hatch": "/////", "linewidth": 0.8}
+        axes.barh(place, value, 0.34, left=left, **(style if is_floor else {"color": _COLORS[name]}))
         left += value
 
 

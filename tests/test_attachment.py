@@ -123,7 +123,7 @@ def test_a_pipeline_offloaded_to_the_cpu_is_served_as_one_on_the_gpu_where_it_co
     monkeypatch.setattr(type(pipeline), "_execution_device", property(lambda self: torch.device("cuda", 0)))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     run = svg.attach(pipeline, svg.SparseVideoGen(density=0.7, block_size=2))
-    assert run.backend.name == "flex"
+    assert run.backend.name == "triton_block_sparse"
     assert type(run.operations).__name__ == "KernelOperations"
 
 

@@ -47,7 +47,7 @@ class TritonBlockSparseBackend:
         """Raise ``ValueError`` if the device, the dtype or the head_dim has no kernel, or the plan does not fit."""
         check_fits(self.name, query, plan)
         able = able_sparse(query, self.name)
-        check_bands(self.name, plan, "reference" if query.is_cuda else able)
+        check_bands(self.name, plan, able)
         if torch.is_grad_enabled() and query.requires_grad:
             raise ValueError(
                 f"{self.name} computes no gradients; call it under torch.no_grad() or use backend=reference"

@@ -72,6 +72,22 @@ def planned(*overrides: str) -> step_planning.StepPlan:
 
 
 @pytest.mark.parametrize(
+    ("backend", "share"),
+    [
+        ("triton_block_sparse", 0),
+        ("triton_block_sparse_fp8", 1),
+        ("triton_block_sparse_fp8_int8", 1),
+        ("triton_block_sparse_fp8_qk", 0.5),
+    ],
+)
+def test_products_with_values_as_they_are_count_as_no_products_in_8_bits(backend, share):
+    calls = [SimpleNamespace(backend=backend, density_tile=density) for density in (0.3, 1.0)]
+    timing = SimpleNamespace(receipt=SimpleNamespace(calls=calls))
+    found = SimpleNamespace(timings={"sparse": [timing]}, flops=lambda kind: (8.0, 1.0))
+    assert step_rows.Measured.fp8_attention_flops(found, "sparse") == pytest.approx(8 * share)
+
+
+@pytest.mark.parametrize(
     "model", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 )
 def test_every_models_step_is_timed_checked_and_recorded(call, tiny, tmp_path, model):

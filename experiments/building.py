@@ -46,8 +46,8 @@ def build_method(settings: Mapping[str, Any], defaults: Mapping[str, Any], upstr
     return method_class(**given)
 
 
-def build_backend(settings: Mapping[str, Any], device_type: str) -> Any:
-    """Return the backend of ``conf/backend/*.yaml``: ``name`` and its fields; ``auto`` fits the device.
+def build_backend(settings: Mapping[str, Any], device_type: str, method: Any = None) -> Any:
+    """Return the backend of ``conf/backend/*.yaml``: ``name`` and its fields; ``auto`` fits the device and the method.
 
     Raises:
         ValueError: If the name or a field is unknown, or a field has the wrong type.
@@ -56,7 +56,7 @@ def build_backend(settings: Mapping[str, Any], device_type: str) -> Any:
     name = settings.get("name")
     if name == "auto":
         check_keys("backend", given, ())
-        name = "triton_block_sparse" if device_type == "cuda" else "cpu_gather"
+        name = backends.fitting(device_type, method)
     if not isinstance(name, str):
         raise ValueError(f"backend.name is {name!r}; it must be auto or one of {', '.join(backends.names())}")
     backend_class = type(backends.get(name))

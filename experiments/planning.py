@@ -52,7 +52,7 @@ def check(config: Config, names: Names, may_download: bool = True) -> Plan:
     device = pick_device(config.device)
     fp8_linear.check(config.model, device)
     method = build_method(config.method, config.model.method_defaults, config.model.upstream)
-    backend = build_backend(config.backend, device.type)
+    backend = build_backend(config.backend, device.type, method)
     if config.dense_backend != "auto":
         build_dense_backend(config.dense_backend)
     if not isinstance(method, Dense):

@@ -55,7 +55,7 @@ def check(config: ReplayConfig, names: Names) -> ReplayPlan:
     backend, computed_by = None, {}
     modules = [type(method).__module__, scores.__module__]
     if config.backend.get("name") != "auto":
-        backend = build_backend(config.backend, device.type)
+        backend = build_backend(config.backend, device.type, method)
         computed_by = {"backend": {"name": backend.name, **fields_of(backend)}}
         modules.append(type(backend).__module__)
     settings = {

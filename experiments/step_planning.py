@@ -57,7 +57,7 @@ def check(config: StepConfig, names: Names) -> StepPlan:
     method = build_method(config.method, config.model.method_defaults, config.model.upstream)
     if isinstance(method, Dense):
         raise ValueError(f"method={names.method} has no sparse step; the dense one is timed beside any sparse method's")
-    backend = build_backend(config.backend, device.type)
+    backend = build_backend(config.backend, device.type, method)
     if config.dense_backend != "auto":
         build_dense_backend(config.dense_backend)
     if config.gpu != "auto":

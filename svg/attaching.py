@@ -33,8 +33,8 @@ def attach(
     Args:
         pipeline: A diffusers pipeline of a known model family.
         method: For instance ``svg.SparseVideoGen(density=0.25)``.
-        backend: What computes sparse calls, by object or name; ``"auto"``: ``cpu_gather`` on a CPU,
-            ``triton_block_sparse`` on a GPU.
+        backend: What computes sparse calls, by object or name; ``"auto"``: what ``backends.fitting``
+            says, ``cpu_gather`` on a CPU, mostly ``triton_block_sparse`` on a GPU.
         dense_backend: What computes dense steps and layers.
         seed: Seed of what the method draws.
         phases: A clock told of each phase; see ``svg.cost``.
@@ -58,7 +58,7 @@ def attach(
     if isinstance(method, type) or not all(callable(getattr(method, name, None)) for name in needed):
         raise ValueError(f"method is {method!r}; it must be a method object, such as svg.SparseVideoGen(density=0.25)")
     if backend == "auto":
-        backend = "triton_block_sparse" if execution_device(pipeline).type == "cuda" else "cpu_gather"
+        backend = backends.fitting(execution_device(pipeline).type, method)
     return Attachment(
         pipeline,
         models.adapter_for(pipeline),

@@ -153,6 +153,15 @@ def test_what_is_not_finite_is_so_after_the_kernel_too(precision, role):
     assert output[0, 1].isfinite().all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_queries_and_keys_that_are_all_zeros_weigh_all_values_alike(precision):
+    zeros = torch.zeros(1, 1, 131, 64)
+    value = torch.randn(1, 1, 131, 64, generator=torch.Generator().manual_seed(0))
+    output = backends.get("triton_block_sparse", precision=precision)(zeros, zeros, value, AttentionPlan.dense())
+    torch.testing.assert_close(output, value.mean(2, keepdim=True).expand_as(value), rtol=0, atol=0.01)
+
+
 def test_what_fp8_cannot_do_is_refused_with_the_precision_that_can(call, monkeypatch):
     query, _, _, plan = call
     fp8 = backends.get("triton_block_sparse", precision="fp8")

@@ -20,8 +20,12 @@ from svg_kernels.tile_lists import TileLists
 HEAD_DIMS = (64, 128)
 
 
-def settings_for(head_dim: int, wide_values: bool = False) -> wide.Settings:
-    """Return the settings for a head_dim; keys per step are at most ``BLOCK``."""
+def settings_for(query: torch.Tensor, wide_values: bool = False) -> wide.Settings:
+    """Return the settings for queries; keys per step are at most ``BLOCK``."""
+    head_dim = query.shape[-1]
+    if wide_values and query.element_size() == 4:
+        # What workstation GPUs have of shared memory.
+        return wide.Settings(64, 64, 4, 2, True)
     # Registers hold three programs at 128 and four at 64: one computes products while others do their softmax.
     if head_dim > 64 or wide_values:
         return wide.Settings(64, 128, 4, 2, True)
@@ -38,15 +42,15 @@ def fastest(
     capability: int,
 ) -> list[Launch]:
     """Return the launches that are fastest on a GPU, in order; the other arguments are those of ``prepare``."""
-    launches, outgrown = [], None
+    launches, outgrown, rows = [], None, None
     fits = inputs.has_wide_values and inputs.key.dtype == torch.float8_e4m3fn
     if fits and warpgroup_attention.fits((query, inputs.value, output), lists, lengths, capability):
         rows, scales, rounding = prepare_queries(query)
         tensors = rows, inputs.key, inputs.value, output
         outgrown, launch = warpgroup_attention.prepare(*tensors, lists, assignment, (scales, inputs.key_scale))
         launches += [rounding, launch]
-    settings = settings_for(query.shape[-1], inputs.has_wide_values)
-    return [*launches, prepare(query, inputs, output, lists, assignment, lengths, settings, outgrown)]
+    settings = settings_for(query, inputs.has_wide_values)
+    return [*launches, prepare(query, inputs, output, lists, assignment, lengths, settings, outgrown, rows)]
 
 
 def prepare(
@@ -58,6 +62,7 @@ def prepare(
     lengths: torch.Tensor | None,
     settings: wide.Settings,
     outgrown: torch.Tensor | None = None,
+    scratch: torch.Tensor | None = None,
 ) -> Launch:
     """Return the attention's launch.
 
@@ -71,6 +76,7 @@ def prepare(
         settings: How the kernel divides its work.
         outgrown: int32 ``(batch, num_heads, rows of tiles, 2)``: only rows that it marks are computed, the others'
             output is left as it is; None for all.
+        scratch: Where queries in 8 bits are put, of the shape and dtype of ``inputs.key``; None for a new one.
     """
     batch, num_heads, seq_len, head_dim = output.shape
     padded_len = inputs.key.shape[2]
@@ -89,7 +95,7 @@ def prepare(
         "key_scale": inputs.key_scale,
         "value_scale": inputs.value_scale,
         "mixing": mixing(head_dim // 2, query.dtype, query.device),
-        "scratch": torch.empty_like(inputs.key),
+        "scratch": torch.empty_like(inputs.key) if scratch is None else scratch,
         "output": output,
         "outgrown": outgrown,
         **{f"stride_query_{axis}": query.stride(i) for i, axis in enumerate(wide.AXES)},
@@ -141,8 +147,9 @@ def _flops(case: Case) -> float:
 
 
 def _bytes(case: Case, element_size: int) -> float:
-    # In 8 bits queries are written, and keys and values written and read, beside all that is in the inputs' precision.
-    return math.prod(case["shape"]) * (4.0 * element_size + 5)
+    # Queries in 8 bits are written, keys and values written and read, beside all that is in the inputs' precision.
+    value_size = element_size if case.get("wide_values") else 1
+    return math.prod(case["shape"]) * (4.0 * element_size + 3 + 2 * value_size)
 
 
 SPEC = Spec(

@@ -12,6 +12,10 @@ from svg_kernels.pattern_mask import place_keep
 
 _TOP_EXPONENT = tl.constexpr(TOP_EXPONENT)
 
+# What scores are multiplied by at least, where some are -inf, which times 0 is no number: of queries and keys that are
+# all zeros it would come to that. It makes nothing of the greatest score.
+LEAST_FACTOR = tl.constexpr(2.0**-100)
+
 
 @triton.jit
 def _scores(block, keys, IS_INT8: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):
@@ -161,6 +165,8 @@ def attention(
                 factor = row_scale
                 if IS_INT8:
                     factor *= tl.load(key_scale + key_start // SCALED_KEYS)
+                # Written so that NaN stays NaN.
+                factor = tl.where(factor < LEAST_FACTOR, LEAST_FACTOR, factor)
                 columns = key_start + tl.arange(0, BLOCK_KEYS)
                 keep = (columns < limit)[None, :]
                 if HAS_PARTIAL:

@@ -22,6 +22,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from svg_kernels.block_sparse_program import _row_of_program
+from svg_kernels.fp8_program import LEAST_FACTOR
 
 # Queries of a warpgroup, as many as one of Hopper's matrix products takes, and of a program; keys of a tile.
 ROWS = gl.constexpr(64)
@@ -121,6 +122,8 @@ def _attend(
     if query_scale is not None:
         token = query_start + part * ROWS + gl.arange(0, ROWS, rows)
         factor = (scale_log2 * gl.load(key_scale) * gl.load(query_scale + token))[:, None]
+        # As in fp8_program.
+        factor = gl.where(factor < LEAST_FACTOR, LEAST_FACTOR, factor)
     if count > 0:
         mbarrier.wait(has_queries, 0)
         scores = _start_scores(block, keys, has_key, 0, HEAD_DIM, STAGES, layout)

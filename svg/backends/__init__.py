@@ -50,6 +50,24 @@ def get(name: str, **settings: Any) -> Any:
     return backend(**settings)
 
 
+def fitting(device_type: str, method: Any) -> str:
+    """Return the name of the sparse backend that ``auto`` means.
+
+    That is ``cpu_gather`` on a CPU; on a GPU ``triton_block_sparse``, but ``flex`` where that has no kernel: for a
+    method with ``layout_transform=False``, and on GPUs before Ampere.
+
+    Args:
+        device_type: ``"cpu"`` or ``"cuda"``.
+        method: The method whose plans it is to compute.
+    """
+    import torch
+
+    if device_type != "cuda":
+        return "cpu_gather"
+    is_old = torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
+    return "flex" if is_old or not getattr(method, "layout_transform", True) else "triton_block_sparse"
+
+
 def time_dense(
     shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device | str, repeats: int = 5
 ) -> list[DenseTiming]:

@@ -30,7 +30,7 @@ class TritonBlockSparseBackend:
         precision: ``"bf16"``, which is the inputs' own precision; ``"fp8"``: queries, keys and values are rounded to
             e4m3, keys and values by the pass that puts them in order; ``"fp8_int8"``: queries and keys to int8, which
             rounds far less where no key is much longer than others of its block; ``"fp8_qk"``: queries and keys alone,
-            to e4m3, which is the fastest on Hopper for whole tiles of 128 by 128 in bfloat16.
+            to e4m3.
     """
 
     precision: Precision = "bf16"

@@ -12,7 +12,7 @@ from svg.plan import AttentionPlan, HeadPattern
 
 # Greatest error allowed, as a share of the greatest value: a few times the rounding of one product of this type.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
-# Of attention in FP8, whose values and probabilities are each rounded by up to a sixteenth.
+# Of attention in FP8, where each number is rounded by up to a sixteenth.
 TOLERANCE_FP8 = 0.125
 ROWS = 32
 

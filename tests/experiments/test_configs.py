@@ -5,8 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
+import torch
 from hydra.errors import HydraException
 
+import svg
 from experiments import prompting
 from experiments.building import build_backend, build_method
 from experiments.entry import CONF, one_line
@@ -30,9 +32,23 @@ def test_every_choice_of_every_group_composes_and_builds(group, name):
     prompting.load(config.prompts)
 
 
-@pytest.mark.parametrize(("device_type", "name"), [("cpu", "cpu_gather"), ("cuda", "triton_block_sparse")])
-def test_the_backend_called_auto_skips_tiles_for_real_on_every_device(device_type, name):
-    assert build_backend({"name": "auto"}, device_type).name == name
+@pytest.mark.parametrize(
+    ("device_type", "capability", "moves", "name"),
+    [
+        ("cpu", None, True, "cpu_gather"),
+        ("cpu", None, False, "cpu_gather"),
+        ("cuda", (9, 0), True, "triton_block_sparse"),
+        ("cuda", (9, 0), False, "flex"),
+        ("cuda", (7, 5), True, "flex"),
+    ],
+)
+def test_the_backend_called_auto_computes_a_methods_plans_on_every_device(
+    monkeypatch, device_type, capability, moves, name
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    method = svg.SparseVideoGen(density=0.5, layout_transform=moves)
+    assert build_backend({"name": "auto"}, device_type, method).name == name
 
 
 @pytest.mark.parametrize(("group", "name"), OVERLAYS, ids=lambda word: word)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import svg_kernels
-from svg_kernels import block_sparse_attention, norm_rope
+from svg_kernels import block_sparse_attention, fp8_attention, fp8_inputs, fp8_model, norm_rope
 from svg_kernels.spec import MOST_ROUNDINGS, allowed_errors, as_dtype, errors
 
 pytestmark = pytest.mark.slow
@@ -100,19 +100,44 @@ def test_kernels_compile_for_gpus_that_are_not_there_and_fit_their_shared_memory
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton interprets on the CPU alone")
 @pytest.mark.parametrize("block_queries", [16, 32])
-def test_only_rows_that_outgrew_their_base_are_computed_anew(block_queries):
-    case = {"shape": (2, 2, 70, 32), "tile": 32, "density": 0.5, "exact": False}
+@pytest.mark.parametrize("is_fp8", [False, True])
+def test_only_rows_that_outgrew_their_base_are_computed_anew(block_queries, is_fp8):
+    case = {"shape": (2, 2, 70, 64), "tile": 32, "density": 0.5, "exact": False}
     inputs = block_sparse_attention.SPEC.inputs(case, torch.float32, torch.device("cpu"))
     settings = block_sparse_attention.Settings(block_queries, 32, 4, 2)
     outgrown = torch.zeros(2, 2, 3, 2, dtype=torch.int32)
     outgrown[0, 1, 2, 0] = outgrown[1, 0, 0, 1] = 1
     output = torch.full_like(inputs["query"], torch.nan)
-    block_sparse_attention.prepare(**inputs, output=output, settings=settings, outgrown=outgrown).run()
-    (expected,) = block_sparse_attention.SPEC.reference(inputs, None)
+    if is_fp8:
+        found, launches = fp8_inputs.prepare(inputs["key"], inputs["value"], wide_values=True)
+        others = (inputs[name] for name in ("lists", "assignment", "lengths"))
+        launches.append(fp8_attention.prepare(inputs["query"], found, output, *others, settings, outgrown))
+        given = {**inputs, "score_type": "e4m3", "wide_values": True}
+        (expected,) = fp8_attention.SPEC.reference(given, None)
+    else:
+        launches = [block_sparse_attention.prepare(**inputs, output=output, settings=settings, outgrown=outgrown)]
+        (expected,) = block_sparse_attention.SPEC.reference(inputs, None)
+    for launch in launches:
+        launch.run()
     is_computed = torch.zeros(2, 2, 70, dtype=torch.bool)
     is_computed[0, 1, 64:] = is_computed[1, 0, :32] = True
     assert torch.equal(output.isnan().all(-1), ~is_computed)
-    torch.testing.assert_close(output[is_computed], expected[is_computed])
+    torch.testing.assert_close(output[is_computed], expected[is_computed], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton interprets on the CPU alone")
+def test_queries_rounded_by_a_pass_of_their_own_are_those_of_the_model():
+    tokens_first = torch.randn(2, 131, 3, 64, generator=torch.Generator().manual_seed(0))
+    query = tokens_first.transpose(1, 2)
+    rows, scales, launch = fp8_inputs.prepare_queries(query)
+    launch.run()
+    expected, back = fp8_model.rounded_query(query)
+    found, expected = rows[:, :, :131].float(), expected.float()
+    # Sums in another order: here and there a number between two of e4m3 falls to the other one.
+    assert (found != expected).float().mean() < 1e-3
+    torch.testing.assert_close(found, expected, rtol=0.125, atol=0.01)
+    # The model's have the softmax's own factors in them.
+    torch.testing.assert_close(scales[:, :, :131] * (64**-1.5 * fp8_model.LOG2_E), back)
 
 
 @pytest.mark.gpu
@@ -121,12 +146,14 @@ def test_scores_far_above_those_of_the_first_tile_are_as_exact_as_with_a_running
         pytest.skip("needs Hopper")
     case = {"shape": (1, 2, 1300, 128), "tile": 128, "density": 0.4, "exact": False, "key_scale": 300}
     inputs = block_sparse_attention.SPEC.inputs(case, torch.bfloat16, torch.device("cuda"))
-    first, again = block_sparse_attention.fastest(**inputs, output=torch.empty_like(inputs["query"]), capability=90)
+    output = torch.empty_like(inputs["query"])
+    first, again = block_sparse_attention.fastest(**inputs, output=output, capability=90)
     outputs = []
     for launches in ([first, again], [replace(again, arguments={**again.arguments, "outgrown": None})]):
+        output.fill_(torch.nan)
         for launch in launches:
             launch.run()
-        outputs.append(first.arguments["output"].clone())
+        outputs.append(output.clone())
     # Not all: rows that kept to their base are the first program's.
     marked = first.arguments["outgrown"].float().mean()
     assert 0.5 < marked < 1

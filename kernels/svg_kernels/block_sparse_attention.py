@@ -116,8 +116,8 @@ def prepare(
         assignment: int64 ``(batch|1, num_heads|1)``, the pattern of each head.
         lengths: int64 ``(batch,)``: keys at or past it get no attention; None where all count.
         settings: How the kernel divides its work.
-        outgrown: int32 ``(batch, num_heads, rows of tiles, 2)``: only rows that it marks are computed, the others'
-            output is left as it is; None for all.
+        outgrown: What ``warpgroup_attention.prepare`` marks: only these rows are computed, the others' output is left
+            as it is; None for all.
     """
     batch, num_heads, seq_len, head_dim = query.shape
     block_queries = math.gcd(settings.block_queries, lists.query_size)

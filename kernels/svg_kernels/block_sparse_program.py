@@ -44,6 +44,13 @@ def _count_below(tiles, count, bound):
 
 
 @triton.jit
+def _has_outgrown(outgrown, lane, num_rows, row):
+    """Return whether a row of tiles is marked: see ``warpgroup_attention.prepare``."""
+    marks = outgrown + 1 + (lane * num_rows + row) * 2
+    return tl.load(marks) + tl.load(marks + 1) > 0
+
+
+@triton.jit
 def _accumulate(scores, value, total, peak, weight, scale_log2, MAY_BE_EMPTY: tl.constexpr):
     """Return the running output, maximum and sum of an online softmax after one more tile."""
     new_peak = tl.maximum(peak, tl.max(scores, 1))
@@ -78,8 +85,11 @@ def attention(
 
     Layout: query, key, value and output ``(items, heads, seq_len, HEAD_DIM)``, as pointers with strides or as
     descriptors. ROW_SPLIT blocks of queries share a row of tiles; KEY_SPLIT steps walk through one tile. outgrown,
-    where given, ``(items, heads, num_rows, 2)``, marks the rows to compute.
+    where given, ``(1 + items * heads * num_rows * 2,)``, marks the rows to compute, first of all whether there are any.
     """
+    if outgrown is not None:  # noqa: SIM102 - Triton asks both halves of an "and", here of no tensor.
+        if tl.load(outgrown) == 0:
+            return
     item, head, pattern, row, part = _row_of_program(
         row_order, assignment, stride_assignment_item, stride_assignment_head, num_items, num_heads, num_rows,
         num_heavy, ROW_SPLIT,
@@ -87,9 +97,8 @@ def attention(
     query_start = (row * ROW_SPLIT + part) * BLOCK_QUERIES
     if query_start >= seq_len:
         return
-    if outgrown is not None:
-        outgrown += ((item * num_heads + head) * num_rows + row) * 2
-        if tl.load(outgrown) + tl.load(outgrown + 1) == 0:
+    if outgrown is not None:  # noqa: SIM102
+        if not _has_outgrown(outgrown, item * num_heads + head, num_rows, row):
             return
     row_index = pattern * num_rows + row
     tiles += tl.load(starts + row_index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from svg_kernels.block_sparse_program import _count_below, _looked_up, _row_of_program
+from svg_kernels.block_sparse_program import _count_below, _has_outgrown, _looked_up, _row_of_program
 from svg_kernels.fp8_model import TOP_EXPONENT
 from svg_kernels.fp8_rounding import FLOAT_BITS, FLOAT_OFFSET, rounded_queries, to_e4m3
 from svg_kernels.pattern_mask import place_keep
@@ -89,9 +89,12 @@ def attention(
     ``(items, heads, padded_len, HEAD_DIM)``, value ``(items, heads, HEAD_DIM, padded_len)``, or wide as key; key and
     value are descriptors of matrices. value_scale is ``(items, heads)``, and so is key_scale, or of int8 one of every
     SCALED_KEYS keys. query and output are ``(items, heads, seq_len, HEAD_DIM)``. ROW_SPLIT blocks of queries share a
-    row of tiles; KEY_SPLIT steps walk through one tile. outgrown, where given, ``(items, heads, num_rows, 2)``, marks
-    the rows to compute.
+    row of tiles; KEY_SPLIT steps walk through one tile. outgrown, where given,
+    ``(1 + items * heads * num_rows * 2,)``, marks the rows to compute, first of all whether there are any.
     """
+    if outgrown is not None:  # noqa: SIM102 - Triton asks both halves of an "and", here of no tensor.
+        if tl.load(outgrown) == 0:
+            return
     item, head, pattern, row, part = _row_of_program(
         row_order, assignment, stride_assignment_item, stride_assignment_head, num_items, num_heads, num_rows,
         num_heavy, ROW_SPLIT,
@@ -99,9 +102,8 @@ def attention(
     query_start = (row * ROW_SPLIT + part) * BLOCK_QUERIES
     if query_start >= seq_len:
         return
-    if outgrown is not None:
-        outgrown += ((item * num_heads + head) * num_rows + row) * 2
-        if tl.load(outgrown) + tl.load(outgrown + 1) == 0:
+    if outgrown is not None:  # noqa: SIM102
+        if not _has_outgrown(outgrown, item * num_heads + head, num_rows, row):
             return
     row_index = pattern * num_rows + row
     tiles += tl.load(starts + row_index)

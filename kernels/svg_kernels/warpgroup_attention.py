@@ -41,26 +41,37 @@ def prepare(
     output: torch.Tensor,
     lists: TileLists,
     assignment: torch.Tensor,
-    scales: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> tuple[torch.Tensor, Launch]:
+    scales: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None,
+) -> tuple[torch.Tensor | None, Launch]:
     """Return marks of what is to be computed anew, and the launch that writes them, and the output for all else.
 
-    Marks are int32 ``(batch, num_heads, rows of tiles, 2)``. The arguments are those of
-    ``block_sparse_attention.prepare``, which ``fits`` says to fit. With ``scales``, those of
-    ``fp8_inputs.prepare_queries`` and the keys', queries and keys are what ``fp8_inputs`` makes of them, in e4m3.
+    Marks are int32 ``(1 + batch * num_heads * rows of tiles * 2,)``, the first one of all others together; None with
+    values in 8 bits, of which nothing is computed anew. The arguments are those of ``block_sparse_attention.prepare``,
+    which ``fits`` says to fit. With ``scales``, those of ``fp8_inputs.prepare_queries``, the keys' and the values',
+    queries, keys and values are what ``fp8_inputs`` makes of them, in e4m3; without the values' these are wide.
     """
     batch, num_heads, seq_len, head_dim = output.shape
-    rows = {"query": (query, ROWS), "key": (key, KEYS), "value": (value, KEYS)}
-    outgrown = torch.empty(batch, num_heads, lists.starts.shape[1], 2, dtype=torch.int32, device=query.device)
+    query_scale, key_scale, value_scale = scales or (None, None, None)
+    value_block = [KEYS.value, head_dim] if value_scale is None else [head_dim, KEYS.value]
+    blocks = {
+        "query": (query, [ROWS.value, head_dim]),
+        "key": (key, [KEYS.value, head_dim]),
+        "value": (value, value_block),
+    }
+    outgrown = None
+    if value_scale is None:
+        num_marks = batch * num_heads * lists.starts.shape[1] * 2
+        outgrown = torch.zeros(1 + num_marks, dtype=torch.int32, device=query.device)
     block = QUERIES.value, KEYS.value
     given = lists.arguments(assignment, None, (batch, num_heads, seq_len), block)
     arguments = {
         **{
-            name: TensorDescriptor.from_tensor(x, [1, 1, count.value, head_dim], _layout(x))
-            for name, (x, count) in rows.items()
+            name: TensorDescriptor.from_tensor(x, [1, 1, *shape], _layout(x, shape[1]))
+            for name, (x, shape) in blocks.items()
         },
-        "query_scale": None if scales is None else scales[0],
-        "key_scale": None if scales is None else scales[1],
+        "query_scale": query_scale,
+        "key_scale": key_scale,
+        "value_scale": value_scale,
         "output": output,
         "outgrown": outgrown,
         **{f"stride_output_{axis}": output.stride(i) for i, axis in enumerate(("item", "head", "token"))},
@@ -77,7 +88,7 @@ def prepare(
     return outgrown, Launch(attention, grid, arguments, {"num_warps": 4})
 
 
-def _layout(x: torch.Tensor) -> gl.NVMMASharedLayout:
-    """Return how a tile of ``x`` stands in shared memory."""
-    num_bytes = x.shape[-1] * x.element_size()
+def _layout(x: torch.Tensor, width: int) -> gl.NVMMASharedLayout:
+    """Return how a tile of ``x``, so many numbers wide, stands in shared memory."""
+    num_bytes = width * x.element_size()
     return gl.NVMMASharedLayout(min(128, num_bytes), element_bitwidth=8 * x.element_size(), rank=4)

@@ -95,7 +95,7 @@ def test_kernels_compile_for_gpus_that_are_not_there_and_fit_their_shared_memory
     if capability == 90:
         # Warpgroups that share tiles keep two products running at once.
         shared = [line for line in lines if " warpgroup_program " in line]
-        assert len(shared) == 8 and not any(word in line for line in shared for word in (" serial ", " spills "))
+        assert len(shared) == 10 and not any(word in line for line in shared for word in (" serial ", " spills "))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton interprets on the CPU alone")
@@ -105,8 +105,9 @@ def test_only_rows_that_outgrew_their_base_are_computed_anew(block_queries, is_f
     case = {"shape": (2, 2, 70, 64), "tile": 32, "density": 0.5, "exact": False}
     inputs = block_sparse_attention.SPEC.inputs(case, torch.float32, torch.device("cpu"))
     settings = block_sparse_attention.Settings(block_queries, 32, 4, 2)
-    outgrown = torch.zeros(2, 2, 3, 2, dtype=torch.int32)
-    outgrown[0, 1, 2, 0] = outgrown[1, 0, 0, 1] = 1
+    marks = torch.zeros(2, 2, 3, 2, dtype=torch.int32)
+    marks[0, 1, 2, 0] = marks[1, 0, 0, 1] = 1
+    outgrown = torch.cat([marks.new_ones(1), marks.flatten()])
     output = torch.full_like(inputs["query"], torch.nan)
     if is_fp8:
         found, launches = fp8_inputs.prepare(inputs["key"], inputs["value"], wide_values=True)
@@ -155,8 +156,9 @@ def test_scores_far_above_those_of_the_first_tile_are_as_exact_as_with_a_running
             launch.run()
         outputs.append(output.clone())
     # Not all: rows that kept to their base are the first program's.
-    marked = first.arguments["outgrown"].float().mean()
-    assert 0.5 < marked < 1
+    has_any, *marks = first.arguments["outgrown"].tolist()
+    marked = sum(marks) / len(marks)
+    assert has_any and 0.5 < marked < 1
     torch.testing.assert_close(*outputs, rtol=1e-2, atol=1e-2)
 
 

@@ -90,7 +90,7 @@ def prepare(
     }
     return result, [
         Launch(sample, (lanes,), {**shared, "SAMPLE": SAMPLE, "STEP": 64}, {"num_warps": 8}),
-        Launch(quantise, (num_tiles, lanes), written, {"num_warps": 8}),
+        Launch(quantise, (num_tiles, lanes), written, {"num_warps": 4 if head_dim <= 64 else 8}),
         Launch(settle, (min(LOOKING, num_tiles), lanes), written, {"num_warps": 8, "num_stages": 1}),
     ]
 
@@ -129,7 +129,7 @@ def prepare_queries(query: torch.Tensor, score_type: ScoreType = "e4m3") -> tupl
         "INTERPRET": is_interpreted(round_queries),
     }
     grid = padded_len // ROUNDED_QUERIES, batch * num_heads
-    return rows, scales, Launch(round_queries, grid, arguments, {"num_warps": 4})
+    return rows, scales, Launch(round_queries, grid, arguments, {"num_warps": 2 if head_dim <= 64 else 4})
 
 
 def _inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:

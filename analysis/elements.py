@@ -27,22 +27,30 @@ def cell(text: str, value: Any, tip: str = "") -> str:
     return f'<td data-value="{shown}"{said}>{text}</td>'
 
 
-def sortable(label: str, texts: Sequence[str], numbers: Sequence[str], rows: Iterable[str]) -> str:
+def sortable(
+    label: str, texts: Sequence[str], numbers: Sequence[str], rows: Iterable[str], last: Sequence[str] = ()
+) -> str:
     """Return a table that its headings sort, in a box that scrolls sideways.
 
     Args:
         label: What the table is called for those who hear it.
         texts: Headings of the first columns, sorted as text.
-        numbers: Headings of the others, sorted as numbers.
+        numbers: Headings of the next ones, sorted as numbers.
         rows: The rows as HTML.
+        last: Headings of the last columns, sorted as text.
     """
     head = "".join(
         f'<th scope="col" data-kind="{kind}"><button type="button">{escape(text)}</button></th>'
-        for kind, group in (("text", texts), ("number", numbers))
+        for kind, group in (("text", texts), ("number", numbers), ("text", last))
         for text in group
     )
     grid = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(label)}">{grid}</div>'
+
+
+def breakable(name: str) -> str:
+    """Return a name that a line may end in, after each of its underscores."""
+    return escape(name).replace("_", "_<wbr>")
 
 
 def of_runs(run_ids: Iterable[str], places: Mapping[str, int]) -> str:
@@ -55,9 +63,9 @@ def of_runs(run_ids: Iterable[str], places: Mapping[str, int]) -> str:
     return f' data-runs="{" ".join(str(places[run]) for run in run_ids)}"'
 
 
-def method_name(method: str, methods: Sequence[str], run: int | None = None) -> str:
+def method_name(method: str, color: int, run: int | None = None) -> str:
     """Return a method in its colour, as a link to a run's details where a place of one is given."""
-    color = f' style="--swatch:var(--method-{list(methods).index(method) % 10})"' if method in methods else ""
+    style = f' style="--swatch:var(--color-{color})"'
     if run is None:
-        return f'<span class="method"{color}>{escape(method)}</span>'
-    return f'<a class="method"{color} href="#run-{run}">{escape(method)}</a>'
+        return f'<span class="method"{style}>{escape(method)}</span>'
+    return f'<a class="method"{style} href="#run-{run}">{escape(method)}</a>'

@@ -8,11 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.elements import cell, descriptions, method_name, of_runs, sortable
-from analysis.footnotes import Footnotes
+from analysis.causes import Causes
+from analysis.colors import Colors
+from analysis.elements import breakable, cell, descriptions, method_name, of_runs, sortable
 from analysis.remarks import remarks
 from analysis.settings import counted, environments, listed
-from analysis.statistics import Values
+from analysis.statistics import Values, estimate
+from analysis.steps import step_runs
 from analysis.summary import FORMATS, full_labels, interval_text, quality_columns
 
 PHASES = ("attention", "profiling", "reordering", "rest")
@@ -24,12 +26,15 @@ def facts(runs: pd.DataFrame) -> str:
     found = environments(runs)
     items = [("Model", listed(runs["model"].dropna()))]
     for letter, facts_of in found.items():
-        mark = f" {letter}" if len(found) > 1 else ""
-        items.append((f"Machine{mark}", _machine(facts_of)))
-        items.append((f"Code{mark}", _code(facts_of)))
         versions = [(name.removeprefix("versions."), value) for name, value in facts_of.items() if "versions." in name]
         chosen = [f"{name} {value}" for name, value in versions if name in ("python", "torch", "diffusers", "cuda")]
-        items.append((f"Versions{mark}", ", ".join(chosen) or "unknown"))
+        texts = {
+            "Machine": _machine(facts_of),
+            "Code": _code(facts_of),
+            "Versions": ", ".join(chosen) or "unknown",
+        }
+        # Of several, each is one item.
+        items += texts.items() if len(found) == 1 else [(f"Machine and code {letter}", "; ".join(texts.values()))]
     items.append(("Made", _period(runs["created"].dropna())))
     return descriptions(items)
 
@@ -40,55 +45,64 @@ def lead(runs: pd.DataFrame, table: pd.DataFrame) -> str:
     prompts = {prompt["prompt_id"] for listed_ in runs["prompts"] if isinstance(listed_, list) for prompt in listed_}
     seeds = {seed for listed_ in runs["seeds"] if isinstance(listed_, list) for seed in listed_}
     parts = [counted(len(runs), "run") + (f", {failed} of them failed" if failed else "")]
-    parts += [counted(len(prompts), "prompt"), counted(len(seeds), "seed")]
+    # Timed steps have no prompt.
+    parts += [counted(len(found), noun) for found, noun in ((prompts, "prompt"), (seeds, "seed")) if found]
     experiments = runs["experiment"].dropna().unique() if "experiment" in runs else []
     if len(experiments):
         parts.append(f"experiment {listed(experiments)}")
     return escape(" · ".join(parts))
 
 
-def summary_table(table: pd.DataFrame, methods: Sequence[str], places: Mapping[str, int], protocol: str) -> str:
+def summary_table(table: pd.DataFrame, colors: Colors, places: Mapping[str, int], protocol: str) -> str:
     """Return the table of a summary, sortable by its headings.
 
     Args:
         table: From `analysis.summary.summary`.
-        methods: In the order of their colours.
+        colors: Of the methods.
         places: Place of every run in the table of runs, by its id.
         protocol: Of its qualities.
     """
     shown = ["density_executed", *[name for name in _SPEEDS if table[name].notna().any()], *quality_columns(table)]
     several_models, several_machines = table["model"].nunique() > 1, table["environment"].nunique() > 1
-    texts = ["Method", *(["Model"] if several_models else []), *(["Machine"] if several_machines else [])]
-    numbers = [*(_heading(table, name) for name in shown), "Videos"]
-    notes = Footnotes()
+    texts, last = [*(["Model"] if several_models else []), "Method"], ["Machine"] if several_machines else []
+    # Timed steps make none.
+    has_videos = bool(table["videos"].gt(0).any())
+    numbers = [*(_heading(table, name) for name in shown), *(["Videos"] if has_videos else [])]
+    notes = Causes()
     body = []
-    for _, row in table.iterrows():
-        cells = [_method(row, methods, places)]
-        cells += [cell(escape(row["model"]), row["model"])] if several_models else []
-        cells += [cell(row["environment"], row["environment"])] if several_machines else []
+    for label, (_, row) in zip(full_labels(table), table.iterrows(), strict=True):
+        model = str(row["model"])
+        cells = [f'<th scope="row" data-value="{escape(model)}">{breakable(model)}</th>'] if several_models else []
+        cells.append(_method(row, colors, places))
         if row["status"] == "complete":
-            cells += [_number(row, name, table, notes) for name in shown] + [cell(str(row["videos"]), row["videos"])]
+            cells += [_number(row, name, table, notes, label) for name in shown]
+            cells += [cell(str(row["videos"]), row["videos"])] if has_videos else []
         else:
             text = f"<strong>{escape(str(row['status']))}</strong> {escape(row['error'])}"
-            cells.append(f'<td class="error" colspan="{len(shown) + 1}">{text}</td>')
+            cells.append(f'<td class="error" colspan="{len(numbers)}">{text}</td>')
+        cells += [cell(row["environment"], row["environment"])] if several_machines else []
         failed = "" if row["status"] == "complete" else ' class="failed"'
         body.append(f"<tr{failed}{of_runs(row['runs'], places)}>{''.join(cells)}</tr>")
-    listed_notes = "".join(f"<li>{escape(note)}</li>" for note in notes.texts())
     return (
-        sortable(f"Table of all settings, protocol {protocol}", texts, numbers, body)
+        sortable(f"Table of all settings, protocol {protocol}", texts, numbers, body, last)
         + f'<p class="hint">{escape(_legend(table))}</p>'
-        + (f'<ol class="notes">{listed_notes}</ol>' if listed_notes else "")
+        + notes.markup(places)
     )
 
 
-def time_bars(measurements: pd.DataFrame, table: pd.DataFrame, places: Mapping[str, int]) -> str:
-    """Return a bar a setting: mean seconds of one generation by phase, and a mark where its dense twin ended."""
+def time_bars(measurements: pd.DataFrame, runs: pd.DataFrame, table: pd.DataFrame, places: Mapping[str, int]) -> str:
+    """Return a bar a setting: seconds of one generation, or step, by phase, and a mark where the dense one ended."""
     values, named = Values(measurements), table.assign(label=full_labels(table))
     rows = [(row, _times(values, row["runs"])) for _, row in named.iterrows() if row["status"] == "complete"]
     rows = [(row, phases) for row, phases in rows if phases]
+    is_step = not step_runs(runs).empty
+    what, other = ("Median seconds of one step", "dense step")
+    if not is_step:
+        what, other = ("Mean seconds of one generation", "dense twin")
     if not rows:
         return '<p class="empty">No phases were timed.</p>'
-    dense = [0.0 if pd.isna(row["dense_generation_s"]) else row["dense_generation_s"] for row, _ in rows]
+    quantity = "dense_step_s" if is_step else "dense_generation_s"
+    dense = [estimate(values.select(row["runs"], quantity, None)).mean or 0.0 for row, _ in rows]
     longest = max(*dense, *(sum(phases.values()) for _, phases in rows))
     names = list(dict.fromkeys(name for _, phases in rows for name in phases))
     bars = []
@@ -98,15 +112,16 @@ def time_bars(measurements: pd.DataFrame, table: pd.DataFrame, places: Mapping[s
             f'{seconds:.2f} s, {seconds / sum(phases.values()):.0%}"></i>'
             for name, seconds in phases.items()
         )
-        mark = f'<b style="left:{100 * twin / longest:.3f}%" data-tip="dense twin: {twin:.2f} s"></b>' if twin else ""
+        mark = f'<b style="left:{100 * twin / longest:.3f}%" data-tip="{other}: {twin:.2f} s"></b>' if twin else ""
         said = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in phases.items())
+        said += f"; {other} {twin:.2f} s" if twin else ""
         bars.append(
             f'<li{of_runs(row["runs"], places)}><span class="name">{escape(row["label"])}</span>'
-            f'<span class="bar" role="img" aria-label="{escape(said)}; dense twin {twin:.2f} s">{parts}{mark}</span>'
+            f'<span class="bar" role="img" aria-label="{escape(said)}">{parts}{mark}</span>'
             f'<span class="seconds">{sum(phases.values()):.2f} s</span></li>'
         )
     legend = "".join(f'<li class="phase-{_phase(name)}">{escape(name)}</li>' for name in names)
-    hint = "Mean seconds of one generation, warm-up and compilation apart. The mark is the dense twin's time."
+    hint = f"{what}, warm-up and compilation apart. The mark is the {other}'s time."
     return f'<p class="hint">{hint}</p><ul class="legend phases">{legend}</ul><ol class="bars">{"".join(bars)}</ol>'
 
 
@@ -153,36 +168,35 @@ def _heading(table: pd.DataFrame, name: str) -> str:
     return f"{text} vs {twins[0]}" if name == "speedup" and len(twins) == 1 else text
 
 
-def _method(row: pd.Series, methods: Sequence[str], places: Mapping[str, int]) -> str:
+def _method(row: pd.Series, colors: Colors, places: Mapping[str, int]) -> str:
     texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in row["knobs"].items()}
-    knobs = "".join(f'<span class="knob">{escape(name)} <b>{escape(text)}</b></span>' for name, text in texts.items())
-    name = method_name(str(row["method"]), methods, places[row["runs"][0]])
+    knobs = "".join(
+        f'<span class="knob">{breakable(name)} <b>{breakable(text)}</b></span>' for name, text in texts.items()
+    )
+    name = method_name(str(row["method"]), colors.place(row["model"], row["method"]), places[row["runs"][0]])
     return f'<th scope="row" data-value="{escape(row["label"])}">{name}{knobs}</th>'
 
 
-def _number(row: pd.Series, name: str, table: pd.DataFrame, notes: Footnotes) -> str:
+def _number(row: pd.Series, name: str, table: pd.DataFrame, notes: Causes, label: str) -> str:
     note, value, template = row[f"{name}_note"], row[name], FORMATS[name][1]
     if pd.isna(value):
         if not note:
             return cell("–", None)
         if row[f"{name}_infinite"] == row[f"{name}_total"]:
             return cell("∞", "1e999", f"identical to the dense video, {counted(row[f'{name}_total'], 'time')}")
-        return cell(f'<span class="none">n/a{_footnote(name, note, notes)}</span>', None)
+        return cell(f'<span class="none">n/a<sup>{notes.number(name, note, label, row["runs"])}</sup></span>', None)
     words = [text for text in (note, row.get(f"{name}_noise")) if text]
-    text = escape(template.format(value)) + "".join(_footnote(name, one, notes) for one in words)
+    marks = "".join(f"<sup>{notes.number(name, one, label, row['runs'])}</sup>" for one in words)
+    text = escape(template.format(value)) + marks
     if interval := interval_text(row, name):
         text += f" <small>{interval}</small>"
     if name == "speedup" and table["dense_backend"].nunique() > 1:
-        text += f" <small>{escape(row['dense_backend'])}</small>"
+        text += f" <small>{breakable(row['dense_backend'])}</small>"
     low, high = (template.format(row[f"{name}_{end}"]) for end in ("low", "high"))
     tip = f"mean of {counted(row[f'{name}_n'], 'video')}, from {low} to {high}"
     if name == "density_executed" and not pd.isna(row["density_executed_token"]):
         tip += f"; by token {row['density_executed_token']:.3f}, overall {row['density_overall']:.3f}"
     return cell(text, f"{value:.10g}", tip)
-
-
-def _footnote(name: str, note: str, notes: Footnotes) -> str:
-    return f"<sup>{notes.number(name, note)}</sup>"
 
 
 def _legend(table: pd.DataFrame) -> str:

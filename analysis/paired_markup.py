@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.colors import Colors
 from analysis.elements import cell, method_name, of_runs, sortable
 from analysis.paired import difference_texts, has_several_references, paired_remarks, paired_runs
 from analysis.remarks import floor_number, form
@@ -23,7 +24,7 @@ def paired_table(
     runs: pd.DataFrame,
     qualities: Sequence[str],
     protocol: str,
-    methods: Sequence[str],
+    colors: Colors,
     places: Mapping[str, int],
 ) -> str:
     """Return by how much a method exceeds the others, with intervals, what was detectable, and the noise floor.
@@ -33,10 +34,11 @@ def paired_table(
         runs: From `analysis.load.runs`.
         qualities: Which quantities; differences have their units.
         protocol: Of the qualities.
-        methods: In the order of their colours.
+        colors: Of the methods.
         places: Place of every run in ``runs``, by its id.
     """
-    reference = _reference(methods)
+    # Ours, else the first that is sparse.
+    reference = "svg" if "svg" in colors.methods else next(iter(colors.methods), "")
     tables = {
         name: table
         for name in (qualities if reference else ())
@@ -50,7 +52,7 @@ def paired_table(
     texts = ["Other method", *([f"Setting of {reference}"] if own else []), *(["Model"] if several else []), "Quality"]
     numbers = ["Density", f"{reference} minus it", "Low, 95 %", "High, 95 %", "Detectable", "Noise floor", "Prompts"]
     rows = [
-        _row(row, name, own, several, methods, places)
+        _row(row, name, own, several, colors, places)
         for name, table in tables.items()
         for row in table[table["prompts"] > 0].itertuples()
     ]
@@ -67,13 +69,7 @@ def paired_table(
     )
 
 
-def _reference(methods: Sequence[str]) -> str:
-    """The method that the others are compared with: ours, else the first that is sparse; empty where none is."""
-    sparse = [method for method in methods if method != "dense"]
-    return "svg" if "svg" in sparse else next(iter(sparse), "")
-
-
-def _row(row: Any, quantity: str, own: bool, several: bool, methods: Sequence[str], places: Mapping[str, int]) -> str:
+def _row(row: Any, quantity: str, own: bool, several: bool, colors: Colors, places: Mapping[str, int]) -> str:
     name, template = form(quantity, is_signed=True)
     difference, _, least = difference_texts(row, quantity)
     ends = ["–" if pd.isna(end) else template.format(end) for end in (row.low, row.high)]
@@ -81,8 +77,9 @@ def _row(row: Any, quantity: str, own: bool, several: bool, methods: Sequence[st
     tip = f"{counted(row.videos, 'video')}; {counted(row.unpaired, 'prompt')} left out for want of a pair"
     method, _, knobs = row.other.partition(" ")
     knob = f'<span class="knob">{escape(knobs)}</span>' if knobs else ""
+    named = method_name(method, colors.place(row.model, method))
     cells = [
-        f'<th scope="row" data-value="{escape(row.other)}">{method_name(method, methods)}{knob}</th>',
+        f'<th scope="row" data-value="{escape(row.other)}">{named}{knob}</th>',
         *([cell(escape(row.reference), row.reference)] if own else []),
         *([cell(escape(row.model), row.model)] if several else []),
         cell(escape(name), name),

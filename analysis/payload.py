@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.again import again
+from analysis.colors import Colors
 from analysis.filters import filters
 from analysis.head_maps import head_maps
 from analysis.remarks import NOT_MEASURED, floor_number
-from analysis.settings import describe, knob_text
+from analysis.settings import counted, describe, knob_text
 from analysis.statistics import Values
 from analysis.summary import FORMATS, QUALITY, full_labels, summary
 
@@ -30,10 +31,15 @@ _DENSITY_NAMES = {
 }
 
 
-def payload(measurements: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
+def payload(measurements: pd.DataFrame, runs: pd.DataFrame, colors: Colors) -> dict[str, Any]:
     """Return the report's data without its videos, which `embed` adds.
 
     Failed runs are not in it: they have no numbers, and stand in the table.
+
+    Args:
+        measurements: From `analysis.load.measurements`.
+        runs: From `analysis.load.runs`.
+        colors: Of the methods.
     """
     facts, values = describe(runs), Values(measurements)
     table = runs[runs["status"] == "complete"].set_index("run_id", drop=False).astype(object)
@@ -53,6 +59,10 @@ def payload(measurements: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
         rows = {name: table_of.loc[run_id] for name, table_of in by_run.items()}
         entry = _run(run, facts.loc[run_id], rows, metrics)
         entry |= {"place": places[run_id], "command": again(run)}
+        entry |= {
+            "color": colors.place(run["model"], run["method"]),
+            "series": colors.name(run["model"], run["method"]),
+        }
         entries.append(entry | {"videos": _clips(run, values, own, found[0]), "heads": head_maps(own, entry["steps"])})
     return {
         "quality": [metric for metric in metrics if metric["quantity"] in QUALITY],
@@ -62,14 +72,20 @@ def payload(measurements: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
             for key, name in _DENSITY_NAMES.items()
             if any(entry["density"][key] is not None for entry in entries)
         ],
-        # The first colour is grey, and dense attention's, whether or not a dense run is here.
-        "methods": list(dict.fromkeys(["dense", *tables[0]["method"]])),
         "noFloor": NOT_MEASURED,
+        "noChart": "" if metrics else "These runs have neither a quality nor a speed." if entries else _why_none(runs),
         "filters": filters(runs, facts),
         "prompts": {prompt["prompt_id"]: prompt["text"] for listed in table["prompts"] for prompt in listed},
         "runs": entries,
         "videos": {},
     }
+
+
+def _why_none(runs: pd.DataFrame) -> str:
+    """Say why no run has numbers."""
+    status, error = (runs[name].fillna("").iloc[0] for name in ("status", "error.message"))
+    more = f" ({counted(len(runs) - 1, 'run')} more)" if len(runs) > 1 else ""
+    return f"No run is complete: {status}{f', {error}' if error else ''}{more}"
 
 
 def protocols(measurements: pd.DataFrame) -> list[str]:
@@ -163,7 +179,7 @@ def _clips(run: pd.Series, values: Values, details: pd.DataFrame | None, protoco
         place = (video["prompt_id"], video["seed"])
         numbers = _clip_values(run["run_id"], values, place, protocol)
         # One encoder makes two files of equal frames: of what is known to be identical, one is shown twice.
-        is_identical = ["PSNR dB", "∞"] in numbers and video["dense_preview"] is not None
+        is_identical = ["PSNR dB", "∞", ""] in numbers and video["dense_preview"] is not None
         clips.append(
             {
                 "prompt": video["prompt_id"],
@@ -178,14 +194,16 @@ def _clips(run: pd.Series, values: Values, details: pd.DataFrame | None, protoco
 
 
 def _clip_values(run_id: str, values: Values, place: tuple[str, int], protocol: str) -> list[list[str]]:
-    """Names and texts of the numbers of one video."""
+    """Names and texts of the numbers of one video, each with why it is none."""
     found = []
     for name in (*QUALITY, "speedup"):
         for value in values.select([run_id], name, protocol if name in QUALITY else None):
             if (value.prompt_id, value.seed) == place:
                 is_number = value.status == "ok"
                 text = FORMATS[name][1].format(value.value) if is_number else _SIGNS.get(value.status, "n/a")
-                found.append([FORMATS[name][0], text])
+                # What follows a semicolon would mend it, and stands below the table.
+                reason = (value.reason or "").split(";")[0] if text == "n/a" else ""
+                found.append([FORMATS[name][0], text, reason])
     return found
 
 

@@ -22,6 +22,7 @@ import pandas as pd
 
 from analysis import load, markup
 from analysis.checks import check_finite
+from analysis.colors import Colors
 from analysis.files import write_whole
 from analysis.paired_markup import paired_table
 from analysis.payload import embed, payload, protocols
@@ -55,10 +56,11 @@ def render(measurements: pd.DataFrame, runs: pd.DataFrame, max_mb: float = 25) -
         max_mb: The file's size in megabytes; videos that would exceed it are left out, and named.
     """
     places = {run_id: place for place, run_id in enumerate(runs["run_id"])}
-    content = payload(measurements, runs)
-    methods, found = content["methods"], protocols(measurements)
+    found = protocols(measurements)
     tables = {name: summary(measurements, runs, protocol=name) for name in found}
     table = tables[found[0]]
+    colors = Colors(table)
+    content = payload(measurements, runs, colors)
     scripts = "\n".join(_template(name) for name in _SCRIPTS)
     models = runs["model"].dropna().unique()
     named = listed(models) if len(models) <= _NAMED else counted(len(models), "model")
@@ -69,11 +71,11 @@ def render(measurements: pd.DataFrame, runs: pd.DataFrame, max_mb: float = 25) -
         "nav": markup.links(_SECTIONS.items()),
         "table": "".join(
             (f"<h3>Protocol {escape(name)}</h3>" if len(found) > 1 else "")
-            + markup.summary_table(rows, methods, places, name)
+            + markup.summary_table(rows, colors, places, name)
             for name, rows in tables.items()
         ),
-        "paired": paired_table(measurements, runs, quality_columns(table), found[0], methods, places),
-        "time": markup.time_bars(measurements, table, places),
+        "paired": paired_table(measurements, runs, quality_columns(table), found[0], colors, places),
+        "time": markup.time_bars(measurements, runs, table, places),
         "runs": run_details(runs, _labels(table), places),
         "footer": "Made by analysis.report from the records beside it.",
         "css": _template("report.css"),
@@ -134,7 +136,7 @@ def write_report(runs_dir: str | Path, output: str | Path | None = None, max_mb:
 
 
 def _labels(table: pd.DataFrame) -> dict[str, str]:
-    """What every run is called in a summary, by its id."""
+    """What every run is called in a summary, by its id, in the summary's order."""
     return {run: label for label, ids in zip(full_labels(table), table["runs"], strict=True) for run in ids}
 
 

@@ -10,20 +10,21 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.again import again
+from analysis.again import again, without_folders
 from analysis.elements import descriptions, of_runs
 
 
 def run_details(runs: pd.DataFrame, labels: Mapping[str, str], places: Mapping[str, int]) -> str:
-    """Return every run as an element to unfold, in the order in which they were made.
+    """Return every run as an element to unfold.
 
     Args:
         runs: From `analysis.load.runs`.
-        labels: What a run is called, by its id; the id where it has no name.
+        labels: What every run is called, by its id, in the order in which they are to stand.
         places: Place of every run in ``runs``, by its id.
     """
-    parts = []
-    for _, run in runs.sort_values("created", kind="stable").iterrows():
+    parts, by_id = [], runs.set_index("run_id", drop=False)
+    for run_id, label in labels.items():
+        run = by_id.loc[run_id]
         config, provenance = _nested(run, "config."), _nested(run, "provenance.")
         overrides = run["overrides"] if isinstance(run["overrides"], list) else []
         facts_of = {
@@ -37,15 +38,14 @@ def run_details(runs: pd.DataFrame, labels: Mapping[str, str], places: Mapping[s
             "folder": run["path"],
         }
         listed = descriptions((name, str(value)) for name, value in facts_of.items() if not pd.isna(value))
-        blocks = [("Command that makes it again", again(run)), ("Overrides", shlex.join(overrides))]
-        blocks += [("Command of the process", str(provenance.pop("command", "")))]
+        blocks = [("Command that makes it again", again(run)), ("Overrides", without_folders(shlex.join(overrides)))]
+        blocks += [("Command of the process", without_folders(str(provenance.pop("command", ""))))]
         blocks += [("Configuration", _json(config)), ("Provenance", _json(provenance))]
         text = "".join(f"<h4>{name}</h4><pre tabindex=0>{escape(block)}</pre>" for name, block in blocks if block)
         flag = "" if run["status"] == "complete" else f" <strong>{escape(run['status'])}</strong>"
-        label = escape(labels.get(run["run_id"], run["run_id"]))
         parts.append(
-            f'<details id="run-{places[run["run_id"]]}"{of_runs([run["run_id"]], places)}>'
-            f"<summary>{label} <code>{escape(run['run_id'])}</code>{flag}</summary>"
+            f'<details id="run-{places[run_id]}"{of_runs([run_id], places)}>'
+            f"<summary>{escape(label)} <code>{escape(run_id)}</code>{flag}</summary>"
             f'<dl class="facts">{listed}</dl>{text}</details>'
         )
     return "".join(parts)

@@ -9,8 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-# Settings that change no pixel and no second.
-_SILENT = ("runs_dir", "run_id", "store_dir", "tracking", "overwrite", "experiment", "hydra", "progress", "statistics")
+# Settings that change no pixel and no second; the last three say what is measured besides.
+_SILENT = (
+    *("runs_dir", "run_id", "store_dir", "tracking", "overwrite", "experiment", "hydra", "progress"),
+    *("statistics", "operators", "steps"),
+)
 # Named on their own, outside the configuration.
 _NAMES = ("model", "method", "backend", "dense_backend")
 # Shown wherever they are set: a table of sparse attention without them says nothing.
@@ -47,9 +50,13 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
     # A setting that each model has its own value of is said by the model's name.
     others = {name: texts[name][whole].groupby(table["model"][whole]).nunique() for name in texts if name not in own}
     differing = {name: set(methods) for name, counts in others.items() if (counts > 1).any()}
+    letters = _letters(table)
     for name in own:
-        # Every model has code of its own, too, and so has a backend: of one commit, other settings say all of it.
-        alike = [methods[whole], *([table["model"][whole]] if name == _CODE else [])]
+        # A method's default may be each model's own, too; which backend ran is said wherever the method has several.
+        alike = [methods[whole], *([table["model"][whole]] if name in chosen else [])]
+        if name == _CODE:
+            # The letter says which commit it was; and of one commit, other settings say all of the code.
+            alike.append(letters[whole])
         counts = texts[name][whole].groupby(alike).nunique()
         if name == _CODE:
             counts = counts.where(_commits(table[whole]).groupby(alike).nunique() > 1, 1)
@@ -66,7 +73,7 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
         for row, method in enumerate(methods)
     ]
     facts["settings"] = _lines(table, [*_NAMES, *chosen])
-    facts["environment"] = _letters(table)
+    facts["environment"] = letters
     return facts
 
 

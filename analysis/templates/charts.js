@@ -5,7 +5,7 @@ const estimateText = (estimate, metric) => {
   const ends = estimate.low == null ? "" : ` [${number(estimate.low, metric.digits)}, ${number(estimate.high, metric.digits)}]`;
   return `${number(estimate.mean, metric.digits)}${ends}${estimate.noise ? `, ${estimate.noise}` : ""}`;
 };
-const colorOf = (run) => `var(--method-${data.methods.indexOf(run.method) % 10})`;
+const colorOf = (run) => `var(--color-${run.color})`;
 
 function ticks(low, high, count) {
   const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));
@@ -44,6 +44,10 @@ function drawChart(box, metric, options) {
   const least = Math.min(...ends(sparse)), most = Math.max(...ends(sparse));
   const isFar = drawn.length > 0 && most > least && Math.min(...drawn.map((floor) => floor.value)) - most > most - least;
   const edges = isFar ? ends(sparse) : [...ends(known), ...drawn.map((floor) => floor.value)];
+  // What a speed-up would be if only the pairs that are computed took time; of it, what is near the runs.
+  const densities = dots.map((dot) => dot.x).filter((density) => density > 0), ideal = metric.versus && densities.length ? [] : null;
+  const widest = Math.max(...densities), lowest = Math.min(...densities, 0.8 * widest);
+  if (ideal) edges.push(Math.min(1 / lowest, 1.5 * Math.max(most, 1 / widest)));
   const strip = infinite.length ? 40 : 16;
   const frame = { left: 52, right: width - 12, top: isFar ? strip + 24 : infinite.length ? 40 : 14, bottom: height - 42 };
   const isLog = options.isLog && Math.min(...edges) > 0;
@@ -69,6 +73,13 @@ function drawChart(box, metric, options) {
     svg.append(element("line", { class: "floor", x1: frame.left, x2: frame.right, y1: place, y2: place, "data-tip": `Noise floor: ${floor.text}` }));
   }
   if (isFar) svg.append(element("text", { class: "tick", x: frame.left - 8, y: strip + 4, "text-anchor": "end" }, number(Math.min(...drawn.map((floor) => floor.value)), 0)));
+  if (ideal) {
+    for (let part = 0; part <= 200; part++) {
+      const density = lowest + ((widest - lowest) * part) / 200, place = y.place(1 / density);
+      if (place >= frame.top) ideal.push(`${x.place(density)},${place}`);
+    }
+    svg.append(element("polyline", { class: "floor", points: ideal.join(" "), "data-tip": "Ideal: 1 / density" }));
+  }
   for (const dot of dots) {
     dot.isOff = isFar && dot.estimate.noise === "noise floor";
     dot.at = [x.place(dot.x), dot.estimate.mean == null ? 16 : dot.isOff ? strip : y.place(dot.estimate.mean)];
@@ -79,6 +90,7 @@ function drawChart(box, metric, options) {
   }
   for (const dot of [...known, ...infinite]) svg.append(drawDot(dot, metric, y));
   box.replaceChildren(title, svg);
+  if (ideal) box.append(element("p", { class: "hint" }, "Ideal, dashed: 1 / density."));
   if (!metric.versus) box.append(element("p", { class: "hint" }, floors.length ? `Noise floor, dashed${isFar ? ", above a gap in the scale" : ""}: ${floors.map((floor) => floor.text).join("; ")}.` : data.noFloor));
   if (silent.length) box.append(element("p", { class: "hint" }, `${silent.length} of ${dots.length} runs have no ${metric.name}: ${silent[0].estimate.note}`));
 }
@@ -104,7 +116,7 @@ function markChosen(id) {
 
 function drawCharts() {
   const density = $("density");
-  const options = { density: density.value, densityName: density.selectedOptions[0].text, isLog: $("scale").value === "log" };
+  const options = { density: density.value, densityName: density.selectedOptions[0]?.text, isLog: $("scale").value === "log" };
   const chosen = (list, id) => list.find((metric) => metric.key === $(id).value);
   for (const [list, id, box] of [[data.quality, "quality", "quality-chart"], [data.speed, "speedup", "speed-chart"]]) {
     const metric = chosen(list, id);
@@ -116,20 +128,26 @@ function drawCharts() {
 }
 
 function drawLegend() {
-  const runs = shownRuns();
-  $("legend").replaceChildren(...data.methods.filter((method) => runs.some((run) => run.method === method)).map((method) => {
-    const item = element("li", {}, method);
-    item.style.setProperty("--swatch", colorOf({ method }));
+  const series = new Map(shownRuns().map((run) => [run.series, run]));
+  $("legend").replaceChildren(...[...series].map(([name, run]) => {
+    const item = element("li", {}, name);
+    item.style.setProperty("--swatch", colorOf(run));
     return item;
   }));
 }
 
-for (const [id, list] of [["quality", data.quality], ["speedup", data.speed], ["density", data.densities]]) {
-  fillSelect($(id), list.map((entry) => [entry.key, entry.name]));
-  $(id).parentElement.hidden = !list.length;
-  $(id).addEventListener("change", drawCharts);
+if (!data.noChart) {
+  for (const [id, list] of [["quality", data.quality], ["speedup", data.speed], ["density", data.densities]]) {
+    fillSelect($(id), list.map((entry) => [entry.key, entry.name]));
+    $(id).parentElement.hidden = !list.length;
+    $(id).addEventListener("change", drawCharts);
+  }
+  $("scale").addEventListener("change", drawCharts);
+  drawCharts();
+  onNewWidth($("charts"), drawCharts);
+  onFilter(drawCharts);
+} else {
+  $("no-chart").textContent = data.noChart;
+  $("no-chart").hidden = false;
+  $("charts").querySelectorAll(".controls, .hint, .legend, .charts").forEach((part) => part.remove());
 }
-$("scale").addEventListener("change", drawCharts);
-drawCharts();
-onNewWidth($("charts"), drawCharts);
-onFilter(drawCharts);

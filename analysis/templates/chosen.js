@@ -8,13 +8,20 @@ function choose(run) {
   $("copy").hidden = !run.command;
   $("copy").textContent = "Copy the command";
   $("chosen-run").setAttribute("href", `#run-${run.place}`);
-  $("chosen-videos").hidden = !run.videos.length;
+  $("chosen-videos").hidden = !run.videos.some(hasPreview);
   $("chosen-heads").hidden = !run.heads;
   if (run.videos.length) chooseRun(run.id);
   if (run.heads) chooseHeads(run.id);
   markChosen(run.id);
   $("chosen").scrollIntoView({ block: "nearest" });
 }
+
+// A run that the filters leave out is chosen no longer.
+onFilter(() => {
+  if (shownRuns().some((run) => run.id === chosenId)) return;
+  $("chosen").hidden = true;
+  markChosen(null);
+});
 
 // Without leave to write the clipboard, the command stands selected for the reader's own keys.
 async function copyCommand() {

@@ -29,6 +29,17 @@ function onNewWidth(node, draw) {
   }).observe(node);
 }
 
+// A box with more than it shows fades out where that is.
+function cue(box) {
+  box.classList.toggle("more-right", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  box.classList.toggle("more-below", box.scrollTop + box.clientHeight < box.scrollHeight - 1);
+}
+for (const box of document.querySelectorAll(".scroll, .bars")) {
+  box.addEventListener("scroll", () => cue(box), { passive: true });
+  new ResizeObserver(() => cue(box)).observe(box);
+  document.addEventListener("filtered", () => cue(box));
+}
+
 function showTip(target) {
   const tip = $("tip"), box = target.getBoundingClientRect();
   tip.textContent = target.dataset.tip;

@@ -32,6 +32,11 @@ function clearFilters() {
 function filter() {
   const places = data.filters.runs.map((_, place) => place), left = places.filter(isShown).length;
   for (const part of document.querySelectorAll("[data-runs]")) part.hidden = !part.dataset.runs.split(" ").some((place) => isShown(Number(place)));
+  for (const box of document.querySelectorAll(".scroll")) box.hidden = !box.querySelector("tbody tr:not([hidden])");
+  for (const unfold of document.querySelectorAll(".notes details")) {
+    const count = unfold.querySelectorAll("li:not([hidden])").length;
+    unfold.querySelector("summary").textContent = `${count} row${count === 1 ? "" : "s"}`;
+  }
   const text = `${left ? left : "No run"} of ${places.length} runs${left ? "" : " is left"}. `;
   $("filtered").replaceChildren(left === places.length ? `All ${places.length} runs.` : text);
   if (facets.some(({ ticked }) => ticked.size)) {

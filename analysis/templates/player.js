@@ -12,6 +12,8 @@ function urlOf(key) {
   return urls.get(key);
 }
 
+// Rows may stand without their previews, which are no numbers.
+const hasPreview = (clip) => clip.dense != null || clip.sparse != null;
 const clipKey = (clip) => `${clip.prompt} ${clip.seed}`;
 const currentRun = () => runById.get($("run").value);
 const lastFrame = () => player.clip.frames - 1;
@@ -24,8 +26,11 @@ function load() {
   const run = currentRun(), clip = run?.videos.find((video) => clipKey(video) === $("clip").value);
   pause();
   player.clip = clip ?? null;
-  $("no-videos").hidden = Boolean(clip);
-  for (const part of $("videos").querySelectorAll(".prompt, .players, .transport, .readout")) part.hidden = !clip;
+  const isKept = Boolean(clip && hasPreview(clip));
+  $("no-videos").hidden = isKept;
+  $("no-videos").textContent = clip ? "Previews are not kept with the rows of this run." : "None of these runs has a video.";
+  for (const part of $("videos").querySelectorAll(".prompt, .readout")) part.hidden = !clip;
+  for (const part of $("videos").querySelectorAll(".players, .transport, .hint")) part.hidden = !isKept;
   if (!clip) return;
   $("prompt").textContent = data.prompts[clip.prompt] ?? clip.prompt;
   $("dense-name").textContent = run.denseBackend;
@@ -42,7 +47,7 @@ function load() {
   [canvas.width, canvas.height] = [clip.width, clip.height];
   delete canvas.dataset.frame;
   $("frame").max = lastFrame();
-  $("clip-values").replaceChildren(...clip.values.map(([name, text]) => element("span", {}, `${name} `, element("b", {}, text))));
+  $("clip-values").replaceChildren(...clip.values.map(([name, text, reason]) => element("span", {}, `${name} `, element("b", {}, text), reason && `: ${reason}`)));
   drawFrameQuality(clip);
   showFrame(0);
   seek(0);
@@ -174,8 +179,11 @@ function listClips() {
 }
 
 function listRuns(chosen) {
+  const isKept = (run) => run.videos.some((clip) => clipKey(clip) === $("clip").value && hasPreview(clip));
   const runs = shownRuns().filter((run) => run.videos.some((clip) => clipKey(clip) === $("clip").value));
-  const first = runs.find((run) => run.heads?.margin) ?? runs.find((run) => run.method !== "dense") ?? runs[0];
+  runs.sort((a, b) => isKept(b) - isKept(a));
+  const best = runs.filter((run) => isKept(run) === isKept(runs[0]));
+  const first = best.find((run) => run.heads?.margin) ?? best.find((run) => run.method !== "dense") ?? best[0];
   fillSelect($("run"), runs.map((run) => [run.id, run.name]), runs.some((run) => run.id === chosen) ? chosen : first?.id);
   if (player.shown !== placeShown()) load();
 }
@@ -186,6 +194,7 @@ function chooseRun(id) {
   listRuns(id);
 }
 
+document.querySelector("nav a[href='#videos']").hidden = !data.runs.some((run) => run.videos.some(hasPreview));
 if (data.runs.some((run) => run.videos.length)) {
   const step = (by) => { if (player.clip) { pause(); seek(Number($("frame").value) + by); } };
   $("clip").addEventListener("change", () => listRuns($("run").value));
@@ -207,6 +216,6 @@ if (data.runs.some((run) => run.videos.length)) {
     listRuns($("run").value);
   });
 } else {
-  $("no-videos").hidden = false;
+  load();
   $("videos").querySelectorAll(".controls, .players, .transport, .readout, .hint").forEach((part) => part.remove());
 }

@@ -32,6 +32,7 @@ from tests.fake_runs import (
 from tests.fake_steps import write_fake_steps
 
 PROTOCOLS = ("standard", "upstream")
+NAMES = {"model": "m", "method": "svg", "backend": "b", "dense_backend": "d"}
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +85,55 @@ def test_the_printed_table_says_of_which_protocol_it_is_where_that_is_not_plain(
 def test_no_sparse_method_has_the_grey_of_dense_attention(tmp_path):
     write(tmp_path, "one", psnr(20.0))
     page = render(load.measurements(tmp_path), load.runs(tmp_path))
-    assert data_of(page)["methods"] == ["dense", "svg"]
-    assert (
-        "--method-1" in page.split("<tbody>")[1] and "--method-0" not in page.split("<tbody>")[1].split("</tbody>")[0]
-    )
+    assert [(run["series"], run["color"]) for run in data_of(page)["runs"]] == [("svg", 1)]
+    rows = page.split("<tbody>")[1].split("</tbody>")[0]
+    assert "--color-1" in rows and "--color-0" not in rows
+
+
+def test_colours_tell_models_apart_where_there_are_several_and_methods_too_where_several_ran(tmp_path):
+    for model in ("a", "b"):
+        record(tmp_path, model, model=model)
+    page = render(load.measurements(tmp_path), load.runs(tmp_path))
+    assert [(run["series"], run["color"]) for run in data_of(page)["runs"]] == [("a", 1), ("b", 2)]
+    record(tmp_path, "c", method="other")
+    record(tmp_path, "d", method="dense")
+    page = render(load.measurements(tmp_path), load.runs(tmp_path))
+    assert {run["series"] for run in data_of(page)["runs"]} == {"a svg", "b svg", "m other", "dense"}
+
+
+def test_a_report_of_timed_steps_speaks_of_steps(tmp_path):
+    write_fake_steps(tmp_path)
+    page = render(load.measurements(tmp_path), load.runs(tmp_path))
+    assert '<p class="lead">3 runs, 1 of them failed · 1 seed</p>' in page
+    first = page.split("<tr>")[1].split("</tr>")[0]
+    assert re.findall("<button[^>]*>([^<]*)", first)[:2] == ["Model", "Method"] and "Videos" not in first
+    assert "Median seconds of one step" in page and 'data-tip="dense step: 21.50 s"' in page
+
+
+def test_notes_that_differ_in_their_numbers_are_one_and_say_their_rows(tmp_path):
+    for run_id, sparsity, seconds in (("one", 0.25, 1.5), ("two", 0.5, 2.5)):
+        config = {"method": {"sparsity": sparsity}}
+        why = {"value": None, "status": "unavailable", "reason": f"<b> busy for {seconds} s of 10"}
+        with RunWriter(tmp_path, run_id, **NAMES, config=config, provenance=PROVENANCE, prompts=[], seeds=[0]) as run:
+            run.add(Measurement(quantity="psnr_db", unit="dB", prompt_id="p", seed=0, protocol="standard", **why))
+    page = render(load.measurements(tmp_path), load.runs(tmp_path))
+    notes = page.split('<ol class="notes">')[1].split("</ol>")[0]
+    assert notes.startswith('<li value="1" data-runs="0 1">PSNR dB: unavailable: &lt;b&gt; busy for … s of 10<details>')
+    assert "<summary>2 rows</summary>" in notes
+    assert '<li data-runs="1">svg sparsity=0.5: unavailable: &lt;b&gt; busy for 2.5 s of 10</li>' in notes
+
+
+def test_runs_stand_in_the_order_of_the_table(page):
+    listed = re.findall(r'<details id="run-(\d+)"', page)
+    rows = page.split("<tbody>")[1].split("</tbody>")[0]
+    assert listed == re.findall(r'data-runs="(\d+)"', rows)
+
+
+def test_a_videos_missing_number_says_why(page):
+    clip = next(run for run in data_of(page)["runs"] if run["id"] == "svg-0.25")["videos"][0]
+    [missing] = [reason for name, text, reason in clip["values"] if name == "LPIPS alex" and text == "n/a"]
+    assert missing.startswith("backbone weights alexnet-owt-7be5be79.pth not found")
+    assert all(not reason for _, text, reason in clip["values"] if text != "n/a")
 
 
 def test_the_report_stands_beside_its_runs(fake_runs, tmp_path, capsys):
@@ -204,18 +250,18 @@ def test_a_method_that_chooses_nothing_has_no_map(page):
 
 
 def test_runs_that_all_failed_still_make_a_report(tmp_path):
-    names = {"model": "m", "method": "svg", "backend": "b", "dense_backend": "d"}
     facts = {"config": {}, "provenance": PROVENANCE, "prompts": [], "seeds": [0]}
-    with pytest.raises(ValueError, match="on purpose"), RunWriter(tmp_path, "a", **names, **facts):
+    with pytest.raises(ValueError, match="on purpose"), RunWriter(tmp_path, "a", **NAMES, **facts):
         raise ValueError("on purpose")
     page = render(load.measurements(tmp_path), load.runs(tmp_path))
     assert "on purpose" in page
     assert data_of(page)["runs"] == []
+    assert data_of(page)["noChart"] == "No run is complete: failed, on purpose"
 
 
 def record(root, run_id, protocol="standard", **more):
     """Write a run of one video; more is said of the writer."""
-    facts = {"model": "m", "method": "svg", "backend": "b", "dense_backend": "d", "config": {}, "seeds": [0]}
+    facts = {**NAMES, "config": {}, "seeds": [0]}
     with RunWriter(root, run_id, **facts | {"provenance": PROVENANCE, "prompts": []} | more) as run:
         place = {"prompt_id": "p", "seed": 0, "unit": "dB", "protocol": protocol}
         run.add(Measurement(quantity="psnr_db", value=30.0, **place))
@@ -257,11 +303,12 @@ def test_a_value_that_is_no_number_is_refused_by_the_name_of_its_run(tmp_path, m
             "python -m experiments.compare seed=1 'prompts=[a b]'",
         ),
         ("python -m experiments.bench_kernels --smoke", "python -m experiments.bench_kernels --smoke"),
+        ("make demo runs_dir=/tmp/a 'store_dir=/tmp/b c' seed=1", "make demo seed=1"),
         ("make demo", "make demo"),
     ],
 )
 def test_the_command_makes_one_run_and_not_its_sweep(tmp_path, command, expected):
-    overrides = ["seed=1", "prompts=[a b]"]
+    overrides = ["seed=1", "runs_dir=/tmp/rows", "prompts=[a b]", "store_dir=/tmp/my store"]
     record(tmp_path, "one", provenance=PROVENANCE | {"command": command}, overrides=overrides)
     assert again(load.runs(tmp_path).iloc[0]) == expected
 

@@ -1,6 +1,7 @@
 """The report in a real browser: it plays in step, shows the difference, fits its window and asks for nothing."""
 
 import os
+import shutil
 import time
 
 import pytest
@@ -246,6 +247,67 @@ def test_200_runs_load_in_less_than_two_seconds(browser, tmp_path):
     browser.open(file.as_uri(), 1280, 900)
     assert browser.evaluate("document.querySelectorAll('#speed-chart .dot').length") == 200
     assert browser.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") < 2000
+
+
+def test_a_report_of_a_failed_run_alone_says_why_and_shows_no_empty_control(browser, tmp_path):
+    names = {"model": "m", "method": "svg", "backend": "b", "dense_backend": "d"}
+    facts = {"config": {}, "provenance": PROVENANCE, "prompts": [], "seeds": [0]}
+    with pytest.raises(ValueError, match="purpose"), RunWriter(tmp_path, "a", **names, **facts):
+        raise ValueError("psnr_db is NaN <b>on purpose</b>")
+    file = tmp_path / "failed.html"
+    file.write_text(render(load.measurements(tmp_path), load.runs(tmp_path)), encoding="utf-8")
+    for width in (1280, 390):
+        browser.open(file.as_uri(), width, 900)
+        text = browser.evaluate("document.getElementById('no-chart').innerText")
+        assert text == "No run is complete: failed, psnr_db is NaN <b>on purpose</b>"
+        shown = (
+            "[...document.querySelectorAll('select, input, video, canvas')].filter((part) => part.checkVisibility())"
+        )
+        assert browser.evaluate(f"{shown}.length") == 0
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        assert browser.complaints() == []
+
+
+def test_runs_whose_previews_are_gone_say_so_and_stand_after_those_that_have_them(browser, tmp_path):
+    write_fake_runs(tmp_path)
+    for run_id in ("svg-0.25", "dense"):
+        shutil.rmtree(tmp_path / run_id / "videos")
+    file = tmp_path / "gone.html"
+    file.write_text(render(load.measurements(tmp_path), load.runs(tmp_path)), encoding="utf-8")
+    browser.open(file.as_uri(), 1280, 900)
+    options = browser.evaluate("[...document.getElementById('run').options].map((option) => option.value)")
+    assert set(options[-2:]) == {"svg-0.25", "dense"}
+    is_shown = "document.querySelector('.players').checkVisibility()"
+    assert browser.evaluate(is_shown)
+    browser.evaluate(
+        "document.querySelector('#quality-chart [data-run=\"svg-0.25\"]').dispatchEvent(new Event('click'))"
+    )
+    assert (
+        browser.evaluate(
+            "document.getElementById('chosen-videos').hidden && document.getElementById('no-videos').innerText"
+        )
+        == "Previews are not kept with the rows of this run."
+    )
+    assert not browser.evaluate(is_shown)
+    assert "PSNR dB" in browser.evaluate("document.getElementById('clip-values').innerText")
+    tick(browser, "method", "random_blocks")
+    assert browser.evaluate("document.getElementById('chosen').hidden")
+    assert browser.evaluate(is_shown)
+    assert browser.complaints() == []
+
+
+def test_a_speed_chart_has_the_ideal_line_and_a_cut_table_a_cue(page):
+    text = "document.getElementById('speed-chart').innerText"
+    assert "Ideal, dashed: 1 / density." in page.evaluate(text)
+    points = page.evaluate("document.querySelector('#speed-chart polyline.floor').getAttribute('points').split(' ')")
+    assert len(points) > 10
+    box = "document.querySelector('#table .scroll')"
+    is_cut = f"{box}.scrollLeft + {box}.clientWidth < {box}.scrollWidth - 1"
+    page.wait_for(f"{box}.classList.contains('more-right') === ({is_cut})")
+    page.resize(320, 900)
+    page.wait_for(f"{box}.classList.contains('more-right')")
+    page.evaluate(f"{box}.scrollLeft = 9999")
+    page.wait_for(f"!{box}.classList.contains('more-right')")
 
 
 def test_a_report_without_videos_or_choices_still_opens(browser, tmp_path):

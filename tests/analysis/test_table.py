@@ -141,12 +141,14 @@ def test_the_knobs_of_a_row_are_those_that_differ(tmp_path):
     assert set(table_of(tmp_path)["label"]) == {"svg sparsity=0.25 block_size=32", "svg sparsity=0.25 block_size=64"}
 
 
-@pytest.mark.parametrize(("commits", "says_code"), [("aa", False), ("ab", True)])
-def test_of_one_commit_other_settings_say_all_of_the_code(tmp_path, commits, says_code):
+@pytest.mark.parametrize(
+    ("commits", "is_dirty", "says_code"), [("aa", False, False), ("ab", False, False), ("aa", True, True)]
+)
+def test_a_label_says_the_code_only_where_its_commit_does_not(tmp_path, commits, is_dirty, says_code):
     for backend, code, commit in zip(("flex", "reference"), "12", commits, strict=True):
         names = {"model": "a", "method": "svg", "backend": backend, "dense_backend": "sdpa"}
         facts = {"config": {"seed": 0, "method": {}, "code": code}, "prompts": [], "seeds": [0]}
-        provenance = PROVENANCE | {"commit": 40 * commit, "dirty": False}
+        provenance = PROVENANCE | {"commit": 40 * commit, "dirty": is_dirty}
         with RunWriter(tmp_path, backend, **names, **facts, provenance=provenance) as run:
             run.add(psnr(20.0))
     assert all(("code=" in label) == says_code for label in table_of(tmp_path)["label"])
@@ -160,6 +162,15 @@ def test_what_each_model_has_of_its_own_is_said_by_its_name(tmp_path):
         with RunWriter(tmp_path, f"{model}{steps}", **names, **facts) as run:
             run.add(psnr(20.0))
     assert set(table_of(tmp_path)["label"]) == {f"svg model.num_inference_steps={steps}" for steps in (8, 20)}
+
+
+def test_a_methods_default_that_each_model_has_of_its_own_is_said_by_its_name(tmp_path):
+    for model, share in (("a", 0.1), ("b", 0.2)):
+        names = {"model": model, "method": "svg", "backend": "flex", "dense_backend": "sdpa"}
+        facts = {"config": {"method": {"first_times_fp": share}}, "provenance": PROVENANCE, "prompts": [], "seeds": [0]}
+        with RunWriter(tmp_path, model, **names, **facts) as run:
+            run.add(psnr(20.0))
+    assert table_of(tmp_path)["label"].tolist() == ["svg", "svg"]
 
 
 def test_the_settings_of_a_backend_are_knobs(tmp_path):

@@ -197,8 +197,11 @@ def _once(table: pd.DataFrame) -> pd.DataFrame:
     alike = ["model", "dense_backend", "linear", "is_compiled", "layers", "gpu", "letter"]
     # A sparse step is its run's alone.
     table = table.assign(of=table["run_id"].where(table["kind"] == "sparse", ""))
+    # Only some of the runs may tell products from the rest: the mean of both together is that of all runs.
+    table["phase_rest"] += table["phase_products"].fillna(0.0)
     how = {name: "mean" if is_number(table[name]) else "first" for name in table if name not in (*alike, "of")}
     grouped = table.groupby([*alike, "of"], sort=False, dropna=False).agg(how | {"n": "min"}).reset_index()
+    grouped["phase_rest"] -= grouped["phase_products"].fillna(0.0)
     order = [*alike, "kind", "backend", "method", "density"]
     return grouped.sort_values(order, kind="stable", ignore_index=True)
 

@@ -9,21 +9,34 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype as is_number
 
 from analysis import load
-from analysis.figures.look import in_one_look, save
-from analysis.hardware import machine
-from analysis.steps import linear_words, step_runs
+from analysis.figures import look
+from analysis.figures.series import machine_notes
+from analysis.figures.speed import layers_note
+from analysis.hardware import column, machine
+from analysis.settings import describe, listed
+from analysis.steps import is_compiled, linear_words, step_runs
 from svg.results import RecordError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PARTS = {"attention": "attention", "products": "matrix products", "moving": "moving"}
-PHASES = {"attention": "attention", "profiling": "profiling", "reordering": "reordering", "rest": "the rest"}
+PARTS = {"attention": "attention", "products": "matrix products", "moving": "norms, rotations, residuals"}
+PHASES = {
+    "attention": "attention",
+    "products": "matrix products",
+    "profiling": "profiling",
+    "reordering": "reordering",
+    "rest": "the rest",
+}
+_LAYERS = "config.model.transformer.num_layers"
+# Height in inches of a step and its floor.
+_PAIR = 0.4
 # Prefix of the quantities: the kind of step.
 KINDS = {"dense_": "dense", "": "sparse"}
 _COLORS = {
@@ -44,11 +57,16 @@ def roofline_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFra
         (or the CPU), ``kind``, ``step_s``, ``floor_s``, ``share`` (of the step's time that its floor is),
         ``attention_share``, ``video_s`` (whole where it was run, else composed), ``video_floor_s`` (predicted from its
         operations), ``floor_P`` for the parts of the floor and ``phase_P`` for the phases of the step; times in
-        seconds.
+        seconds. ``run_id``, ``method``, ``dense_backend``, ``is_compiled``, ``linear``, ``layers``, ``density`` and
+        ``n`` (repetitions of the step) say what it was; ``phase_products`` is NaN where they were not told apart from
+        the rest, which is so of every sparse step.
     """
     chosen = step_runs(runs)
+    chosen = chosen.assign(is_compiled=is_compiled(chosen), layers=column(chosen, _LAYERS))
     chosen = chosen[chosen["status"] == "complete"].sort_values(["model", "backend", "created"], kind="stable")
     whole = measurements[measurements["step"].isna() & measurements["value"].notna()]
+    counts = whole.set_index(["run_id", "quantity"])["n"]
+    counts = counts[~counts.index.duplicated()].to_dict()
     values = whole.set_index([whole["run_id"], whole["quantity"], whole["protocol"].fillna("")])["value"].to_dict()
     rows = []
     for run in chosen.to_dict("records"):
@@ -60,7 +78,11 @@ def roofline_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFra
             is_fp8 = "_fp8" in run["dense_backend" if prefix else "backend"]
             if is_fp8 and (run["run_id"], f"{prefix}fp8_attention_pflop", "") not in values:
                 continue
-            row = {
+            row = {name: run[name] for name in ("run_id", "method", "dense_backend", "is_compiled", "layers")}
+            row |= {
+                "linear": linear_words(run),
+                "density": values.get((run["run_id"], "density_executed", "tile")),
+                "n": counts.get((run["run_id"], f"{prefix}step_s")),
                 "model": run["model"],
                 "backend": (run["dense_backend"] if prefix else run["backend"]) + linear_words(run),
                 "gpu": machine(run),
@@ -73,7 +95,11 @@ def roofline_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFra
                 "video_floor_s": values.get((run["run_id"], f"{prefix}video_floor_s", "")),
             }
             row |= {f"floor_{part}": values[*place["measured_floor_s"], part] for part in PARTS}
-            row |= {f"phase_{phase}": values[*place["phase_s"], phase] for phase in PHASES}
+            row |= {f"phase_{phase}": values.get((*place["phase_s"], phase), float("nan")) for phase in PHASES}
+            # Under a profiler all takes a little longer: what products take of a step is at most its rest.
+            products = values.get((run["run_id"], f"{prefix}operator_s", "products"), float("nan"))
+            row["phase_products"] = min(products, row["phase_rest"])
+            row["phase_rest"] -= row["phase_products"] if products == products else 0.0
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -94,15 +120,18 @@ def floor_lines(measurements: pd.DataFrame, runs: pd.DataFrame) -> list[list[str
     return lines
 
 
-@in_one_look
+@look.in_one_look
 def measured_against_floor(
     measurements: pd.DataFrame,
     runs: pd.DataFrame,
     output: str | Path,
     *,
-    suffixes: Iterable[str] = (".png", ".pdf"),
+    suffixes: Iterable[str] = look.SUFFIXES,
 ) -> list[Path]:
     """Draw every step as a bar of its phases, and its floor at measured rates as a bar below, and write the figure.
+
+    The dense steps of one model, backend and machine are one bar, their mean. Matrix products are told apart where
+    ``operators=true`` measured them. What does not fit a page of A4 goes on to further files, ``OUTPUT_1`` and so on.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -116,45 +145,89 @@ def measured_against_floor(
     Raises:
         ValueError: If no step below the folder has a floor at measured rates.
     """
-    from matplotlib.figure import Figure
-
     table = roofline_table(measurements, runs)
     if table.empty:
         raise ValueError(
             "no step below this folder has a floor at measured rates; run experiments.rates and then "
             "experiments.step_latency into one runs_dir"
         )
-    figure = Figure(figsize=(6.4, 1.0 + 0.62 * len(table)), layout="constrained")
-    axes = figure.subplots()
-    for place, row in enumerate(table.to_dict("records")):
-        _stack(axes, place - 0.19, {name: row[f"phase_{name}"] for name in PHASES}, is_floor=False)
-        _stack(axes, place + 0.19, {name: row[f"floor_{name}"] for name in PARTS}, is_floor=True)
-        axes.text(max(row["step_s"], row["floor_s"]), place, f"  {row['share']:.0%}", va="center", fontsize=8)
-    machines = list(table["gpu"].unique())
-    of_row = [f", {gpu}" if len(machines) > 1 else "" for gpu in table["gpu"]]
-    rows = zip(table["model"], table["kind"], table["backend"], of_row, strict=True)
-    labels = [f"{model} {kind}\n{backend}{on}" for model, kind, backend, on in rows]
-    axes.set_yticks(range(len(table)), labels, fontsize=7)
-    axes.set_ylim(len(table) - 0.5, -0.5)
-    axes.margins(x=0.12)
-    axes.set_xlim(left=0)
-    where = f", {machines[0]}" if len(machines) == 1 else ""
-    axes.set_xlabel(f"seconds of a step{where}:\nmeasured (filled), its floor at measured rates (hatched)", fontsize=8)
-    axes.tick_params(axis="x", labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    names = PHASES | PARTS
-    handles = [axes.barh(0, 0, color=_COLORS[name], label=words) for name, words in names.items()]
-    axes.legend(handles=handles, frameon=False, fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1.0))
-    return save(figure, output, suffixes)
+    table = _once(table.assign(letter=table["run_id"].map(describe(runs)["environment"])))
+    several = {"letter": table["letter"].nunique() > 1}
+    several["layers"] = bool((table.groupby("model")["layers"].nunique() > 1).any())
+    counts = sorted({int(count) for count in table["n"].dropna()})
+    notes = [
+        "The upper bar of a pair is the step, the lower one, hatched, its floor: the least time that the rates allow "
+        "which the same machine reached in products and copies; beside them the share of the step that its floor is.",
+        "A dense step is the mean over the runs of one model, backend and machine. "
+        f"A run's step is the median of {listed(map(str, counts))}.",
+    ]
+    if table["phase_products"].notna().any():
+        notes.append("Matrix products are told apart in dense steps that ran once more under a profiler.")
+    notes += [*machine_notes(runs, table["letter"]), *layers_note(table["run_id"], runs)]
+    pages = look.paged([_PAIR] * len(table))
+    end = 1.12 * float(table[["step_s", "floor_s"]].max(axis=None))
+    paths = []
+    for number, page in enumerate(pages, 1):
+        own = table[page].to_dict("records")
+        figure = look.new_figure(look.PAGE, 0.5 + _PAIR * len(own))
+        axes = figure.subplots()
+        for place, row in enumerate(own):
+            _stack(axes, place - 0.19, {name: row[f"phase_{name}"] for name in PHASES}, is_floor=False)
+            _stack(axes, place + 0.19, {name: row[f"floor_{name}"] for name in PARTS}, is_floor=True)
+            axes.text(max(row["step_s"], row["floor_s"]), place, f"  {row['share']:.0%}", va="center", fontsize=7)
+        axes.set_yticks(range(len(own)), [_label(row, several) for row in own])
+        axes.set_ylim(len(own) - 0.5, -0.5)
+        axes.set_xlim(0, end)
+        axes.set_xlabel("seconds of a step")
+        for name, words in PHASES.items():
+            if not table[f"phase_{name}"].notna().any():
+                continue
+            axes.barh(0, 0, label=words, **_style(name, is_floor=False))
+        for name, words in PARTS.items():
+            axes.barh(0, 0, label=f"floor: {words}", **_style(name, is_floor=True))
+        look.add_legend(figure)
+        part = f"Part {number} of {len(pages)}." if len(pages) > 1 else ""
+        look.add_notes(figure, [part, *notes])
+        paths += look.save(figure, look.page_path(output, number, len(pages)), suffixes)
+    return paths
+
+
+def _once(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with one row, of means, for the dense steps of like runs, and the sparse steps after each."""
+    alike = ["model", "dense_backend", "linear", "is_compiled", "layers", "gpu", "letter"]
+    # A sparse step is its run's alone.
+    table = table.assign(of=table["run_id"].where(table["kind"] == "sparse", ""))
+    # Only some of the runs may tell products from the rest: the mean of both together is that of all runs.
+    table["phase_rest"] += table["phase_products"].fillna(0.0)
+    how = {name: "mean" if is_number(table[name]) else "first" for name in table if name not in (*alike, "of")}
+    grouped = table.groupby([*alike, "of"], sort=False, dropna=False).agg(how | {"n": "min"}).reset_index()
+    grouped["phase_rest"] -= grouped["phase_products"].fillna(0.0)
+    order = [*alike, "kind", "backend", "method", "density"]
+    return grouped.sort_values(order, kind="stable", ignore_index=True)
+
+
+def _label(row: dict[str, Any], several: dict[str, bool]) -> str:
+    """Return what a step is, on two lines."""
+    machine = f" [{row['letter']}]" if several["letter"] else ""
+    kind = "dense" if row["kind"] == "dense" else f"{row['method']} {row['density']:.2f}"
+    layers = f", {row['layers']:g} layers" if several["layers"] else ""
+    return f"{row['model']}{layers}, {kind}{machine}\n{row['backend']}{', compiled' * row['is_compiled']}"
 
 
 def _stack(axes: Axes, place: float, parts: dict[str, float], *, is_floor: bool) -> None:
     """Draw parts one after the other as one bar: filled, or those of a floor hatched."""
     left = 0.0
     for name, value in parts.items():
-        style = {"facecolor": "white", "edgecolor": _COLORS[name], "hatch": "/////", "linewidth": 0.8}
-        axes.barh(place, value, 0.34, left=left, **(style if is_floor else {"color": _COLORS[name]}))
-        left += value
+        if value > 0:
+            axes.barh(place, value, 0.34, left=left, **_style(name, is_floor=is_floor))
+            left += value
+
+
+def _style(name: str, *, is_floor: bool) -> dict[str, Any]:
+    color = _COLORS[name]
+    if is_floor:
+        return {"facecolor": "white", "edgecolor": color, "hatch": "/////", "linewidth": 0.8}
+    return {"color": color}
 
 
 def main(arguments: list[str] | None = None) -> int:

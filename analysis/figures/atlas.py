@@ -9,7 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from analysis.figures import look
-from analysis.figures.series import MissingRows
+from analysis.figures.series import MissingRows, listed_note
 
 # Panels: a quantity and its title.
 ATLAS = {
@@ -24,7 +24,7 @@ ATLAS = {
     "head_text_mass": "mass on text",
     "head_entropy": "entropy",
 }
-# Of these the scale is the same in every atlas; that of the others ends at their greatest value.
+# Of these the scale is the same in every atlas; that of the others ends at the greatest of their cells.
 _SHARES = ("head_choice", "head_margin", "head_agreement", "head_kept_mass")
 _PANELS_PER_ROW = 5
 
@@ -42,7 +42,8 @@ def head_atlas(
 
     A cell is the mean over branches, videos and, of ``head`` and ``step``, the one that is not drawn; one that nothing
     was measured of is grey. There is no panel of text where none stands in self-attention. Under ``statistics=every``
-    every call has the masses; else those of a sample are there, and the choices of every sparse call.
+    every call has the masses; else those of a sample are there, and the choices of every sparse call. A panel of which
+    most cells would be grey is left out, and said to be, where another one is full.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -65,13 +66,16 @@ def head_atlas(
     shown = [name for name in ATLAS if name in greatest and (name != "head_text_mass" or greatest[name] > 0)]
     cells = rows.groupby(["quantity", "layer", across])["value"].mean()
     layers, others = (range(int(rows[name].max()) + 1) for name in ("layer", across))
+    full = [name for name in shown if 2 * len(cells[name]) >= len(layers) * len(others)]
+    grey = [ATLAS[name] for name in shown if full and name not in full]
+    shown = full or shown
     columns = min(len(shown), _PANELS_PER_ROW)
     lines = -(-len(shown) // columns)
     figure = look.new_figure(look.COLUMN if columns == 1 else look.PAGE, 2.2 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, name in zip(panels, shown, strict=False):
         grid = cells[name].unstack(across).reindex(index=layers, columns=others).to_numpy(float)
-        top = 1.0 if name in _SHARES else greatest[name] or 1.0
+        top = 1.0 if name in _SHARES else cells[name].max() or 1.0
         image = axes.imshow(grid, aspect="auto", vmin=0.0, vmax=top, interpolation="nearest")
         axes.set_facecolor(look.PALE)
         axes.set_title(ATLAS[name], fontsize=7)
@@ -82,5 +86,12 @@ def head_atlas(
         axes.set_ylabel("layer")
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
-    look.add_notes(figure, [f"Run {run_id}. Grey: not measured."])
+    own = measurements[measurements["run_id"].eq(run_id)]
+    density = own.loc[own["quantity"].eq("density_executed") & own["protocol"].eq("tile"), "value"].mean()
+    of_density = "" if pd.isna(density) else f", density {density:.2f}"
+    words = f"{own['model'].iloc[0]}, {own['method'].iloc[0]}{of_density}. Grey: not measured."
+    left_out = listed_note(
+        f"Measured of fewer than half of the {across}s and layers, so not drawn", grey, most=len(grey)
+    )
+    look.add_notes(figure, [words, left_out])
     return look.save(figure, output, suffixes)

@@ -53,7 +53,8 @@ def _plain(function: Callable[..., list[Path]]) -> Callable[[Records], dict[str,
 def _atlases(records: Records) -> dict[str, Draw]:
     """Return two atlases for each model, of the run that the most is known of: heads across, and steps across.
 
-    Of those of which equally much is known, one of Sparse VideoGen.
+    A quantity counts first if half of all heads have it. Of those of which equally much is known, one of Sparse
+    VideoGen.
     """
     rows = records.measurements
     whole = records.runs.loc[records.runs["status"] == "complete", "run_id"]
@@ -64,18 +65,25 @@ def _atlases(records: Records) -> dict[str, Draw]:
         )
     by_run = rows.groupby("run_id", sort=False)
     choices = rows[rows["quantity"] == "head_choice"].groupby("run_id")["value"].nunique()
+    heads = rows.drop_duplicates(["run_id", "quantity", "layer", "head"]).groupby(["run_id", "quantity"]).size()
+    model_of = by_run["model"].first()
+    models = heads.index.get_level_values("run_id").map(model_of)
+    most = heads.groupby(models).transform("max")
     known = pd.DataFrame(
         {
-            "model": by_run["model"].first(),
+            "model": model_of,
+            "full": (2 * heads >= most).groupby("run_id").sum().reindex(by_run.groups),
             "quantities": by_run["quantity"].nunique(),
             "choices": choices.reindex(by_run.groups, fill_value=0),
             "is_svg": by_run["method"].first() == "svg",
             "rows": by_run.size(),
         }
-    ).sort_values(["quantities", "choices", "is_svg", "rows"], ascending=False, kind="stable")
+    ).sort_values(["full", "quantities", "choices", "is_svg", "rows"], ascending=False, kind="stable")
     best = known.reset_index().drop_duplicates("model")
     return {
-        f"head_atlas_{across}s_{row.model}": partial(figures.head_atlas, rows, row.run_id, across=across)
+        f"head_atlas_{across}s_{row.model}": partial(
+            figures.head_atlas, records.measurements, row.run_id, across=across
+        )
         for row in best.itertuples()
         for across in ("head", "step")
     }

@@ -9,7 +9,8 @@ import pandas as pd
 
 from analysis.figures import look
 from analysis.figures.floor import floor_notes
-from analysis.figures.series import MissingRows, busy_note, drawable, families, settings_of
+from analysis.figures.series import MissingRows, drawable, families, is_timed, settings_of, untimed_note
+from analysis.settings import listed
 from analysis.summary import FORMATS
 
 _ACROSS, _DOWN = "first_times_fp", "first_layers_fp"
@@ -28,7 +29,8 @@ def quality_of_dense_part(
 ) -> list[Path]:
     """Draw one quality and the speed-up for each ``first_times_fp`` and ``first_layers_fp``, a panel per other setting.
 
-    All panels share one scale; a cell that nobody ran, or that has no number, is grey.
+    All panels share one scale; a cell that nobody ran, or that has no number, is grey. One of which fewer than half of
+    the videos had the machine to themselves has no speed-up.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -64,14 +66,16 @@ def quality_of_dense_part(
     columns = min(len(panels), max(1, int(look.PAGE / (0.55 * cells + 0.6))))
     lines = -(-len(panels) // columns)
     room = look.COLUMN - 1.2 if columns == 1 else (look.PAGE - 0.8) / columns - 0.4
-    titles = [look.fold(name, room) for name, _ in panels]
+    model = f"{drawn['model'].iloc[0]}, " if drawn["model"].nunique() == 1 else ""
+    titles = [look.fold(f"{model}{name}, density {_densities(rows)}", room) for name, rows in panels]
     height = 0.36 * max(rows[_DOWN].nunique() for _, rows in panels) + 0.6
     height += 0.15 * max(title.count("\n") + 1 for title in titles)
     figure = look.new_figure(look.COLUMN if columns == 1 else look.PAGE, height * lines + 0.2)
     grid = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, title, (_, rows) in zip(grid, titles, panels, strict=False):
         table = rows.pivot_table(index=_DOWN, columns=_ACROSS, values=quantity, aggfunc="mean")
-        speed = rows.pivot_table(index=_DOWN, columns=_ACROSS, values="speedup", aggfunc="mean")
+        timed = rows.assign(speedup=rows["speedup"].where(is_timed(rows)))
+        speed = timed.pivot_table(index=_DOWN, columns=_ACROSS, values="speedup", aggfunc="mean")
         image = axes.imshow(table.to_numpy(float), vmin=low, vmax=high, aspect="auto")
         axes.set_facecolor(look.PALE)
         axes.spines[:].set_visible(False)
@@ -91,6 +95,11 @@ def quality_of_dense_part(
         axes.set_axis_off()
     bar = figure.colorbar(image, ax=list(grid), shrink=0.9, label=f"{FORMATS[quantity][0]} against dense")
     bar.outline.set_visible(False)
-    words = "In a cell: the quality, and the speed-up of the generation."
-    look.add_notes(figure, [words, *notes, busy_note(drawn), *floor_notes(drawn, quantity)])
+    words = f"In a cell: {FORMATS[quantity][0]}, and the speed-up of the generation where it was timed."
+    untimed = untimed_note(drawn, "No speed-up")
+    look.add_notes(figure, [words, *notes, untimed, *floor_notes(drawn, quantity)])
     return look.save(figure, output, suffixes)
+
+
+def _densities(rows: pd.DataFrame) -> str:
+    return listed(f"{density:.2f}" for density in sorted(rows["density_executed"].dropna()))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.figures import look
 from analysis.figures.floor import floor_notes, higher_is_better
-from analysis.figures.series import DENSITY, MissingRows, busy_note, differing, drawable
+from analysis.figures.series import DENSITY, MissingRows, busy_note, differing, drawable, is_timed, untimed_note
 from analysis.settings import knob_text
 from analysis.summary import FORMATS
 
@@ -30,7 +30,9 @@ def quality_over_time(
     """Draw one quality over the seconds of a generation, a panel for each model and machine, and join the front.
 
     The line is the best quality within a time. The settings on the front are numbered from the fastest on and named
-    above; a vertical line is the dense twin's time. The runs that measured the noise floor are no points.
+    above; a vertical line is the dense twin's time. The runs that measured the noise floor are no points. A setting of
+    which fewer than half of the videos had the machine to themselves is left out; where that is so of most settings of
+    a panel, it has no front.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -44,7 +46,7 @@ def quality_over_time(
         The files written.
 
     Raises:
-        MissingRows: If no sparse run has both numbers.
+        MissingRows: If no sparse run has both numbers, or none was timed on a quiet machine.
     """
     table, notes = drawable(measurements, runs, [quantity, "generation_s"], protocol=protocol, makes="experiment=grid")
     table = table[table[f"{quantity}_noise"] != "noise floor"]
@@ -53,30 +55,48 @@ def quality_over_time(
             f"quantity={quantity}, protocol={protocol}: no run below this folder has such a number and a time, save "
             "those that measure the noise floor; python -m experiments.compare -m experiment=grid makes some"
         )
-    groups = list(table.groupby(["model", "environment"], sort=False))
+    notes.append(untimed_note(table, "Not drawn"))
+    place = ["model", "environment"]
+    asked = table.groupby(place).size()
+    table = table[is_timed(table)]
+    if table.empty:
+        raise MissingRows(
+            f"{notes[-1].lower().rstrip('.')}; run them again on a quiet one: "
+            "python -m experiments.compare overwrite=true"
+        )
+    groups = list(table.groupby(place, sort=False))
     columns = min(2, len(groups))
     lines = -(-len(groups) // columns)
-    fronts = [pareto_front(rows, "generation_s", quantity) for _, rows in groups]
+    fronts = [
+        pareto_front(rows if 2 * len(rows) >= asked[names] else rows.iloc[:0], "generation_s", quantity)
+        for names, rows in groups
+    ]
     width = look.width_for(max(map(len, fronts))) if columns == 1 else look.PAGE
     figure = look.new_figure(width, 2.2 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     methods = sorted(set(table["method"]), key=lambda name: (name != "svg", name))
-    looks = {name: look.style(index) for index, name in enumerate(methods)}
+    looks = dict(zip(methods, look.styles(methods), strict=True))
     named = []
     for axes, ((model, environment), rows), front in zip(panels, groups, fronts, strict=False):
         of_method = dict(list(rows.groupby("method")))
         for method, points in ((name, of_method[name]) for name in looks if name in of_method):
             axes.plot(points["generation_s"], points[quantity], label=method, **looks[method] | {"linestyle": "none"})
-        axes.step(front["generation_s"], front[quantity], where="post", **_FRONT)
+        if len(front):
+            axes.step(front["generation_s"], front[quantity], where="post", **_FRONT)
         if rows["dense_generation_s"].notna().any():
             twin = float(rows["dense_generation_s"].mean())
             axes.axvline(twin, color=look.GREY, linestyle="--", linewidth=1.0, label="dense twin's time")
-        place = f"{model} [{environment}]" if table["environment"].nunique() > 1 else str(model)
+        title = f"{model} [{environment}]" if table["environment"].nunique() > 1 else str(model)
         for number, (_, row) in enumerate(front.iterrows(), 1):
             at = (row["generation_s"], row[quantity])
             axes.annotate(str(number), at, (-5, 3), textcoords="offset points", ha="right", fontsize=7)
-        named.append(_named(f"Front of {place}" if len(groups) > 1 else "Front", front, rows))
-        axes.set_title(place)
+        of_title = f" of {title}" if len(groups) > 1 else ""
+        named.append(
+            _named(f"Front{of_title}", front, rows)
+            if len(front)
+            else f"No front{of_title}: most settings are not drawn, and one of these may beat the others."
+        )
+        axes.set_title(title)
         axes.set_xlim(0, 1.08 * float(rows[["generation_s", "dense_generation_s"]].max(axis=None)))
         axes.margins(y=0.15)
         axes.set_xlabel("seconds of a generation")

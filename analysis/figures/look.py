@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,12 +19,19 @@ from analysis.files import write_whole
 
 # Widths in inches: a column of a paper with two, and a page.
 COLUMN, PAGE = 3.3, 6.8
+# Height in inches that bars may take of a page of A4; legend and notes stand outside of it.
+BARS = 7.4
 SUFFIXES = (".png", ".pdf")
 GREY, PALE = "0.35", "0.87"
 # By Okabe and Ito: told apart by every kind of colour vision; their yellow is too pale for a line on paper.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # One more or less than colours, so that no two of the first 56 series share both.
 MARKERS = "os^DvPX<"
+# Each has the look of its place in every figure.
+METHODS = (
+    *("svg", "one_pattern_spatial", "one_pattern_temporal", "oracle_choice", "random_choice", "oracle_blocks"),
+    *("random_blocks", "random_blocks_pure", "cached_choice", "svg_upstream"),
+)
 # Small text, and how many of its characters an inch and lines an inch hold.
 _SMALL, _CHARACTERS, _LINES = 7.0, 18.0, 7.2
 # Of a logarithmic axis in a figure of two panels: labels that fit, were they equally far apart.
@@ -69,6 +77,22 @@ def style(index: int) -> dict[str, Any]:
     return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)], "linestyle": line}
 
 
+def styles(methods: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the look of each series by its method.
+
+    The first series of one of ``METHODS`` looks alike in every figure; further ones, and those of other methods, have
+    looks that are none of these.
+    """
+    free = itertools.count(len(METHODS))
+    seen: set[str] = set()
+    found = []
+    for method in methods:
+        is_own = method in METHODS and method not in seen
+        found.append(style(METHODS.index(method) if is_own else next(free)))
+        seen.add(method)
+    return found
+
+
 def width_for(names: int) -> float:
     """Return the width of a figure of one panel and so many series: a column's, or a page's to tell many apart."""
     return COLUMN if names <= 4 else PAGE
@@ -101,6 +125,22 @@ def add_notes(figure: Figure, notes: Iterable[str]) -> None:
     if lines:
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=_SMALL, color=GREY, parse_math=False)
         _grow(figure, (len(lines) + 0.5) / _LINES)
+
+
+def paged(heights: Sequence[float]) -> list[slice]:
+    """Return which parts, by their heights in inches, stand on each page, in their order; a page has at least one."""
+    pages, start, taken = [], 0, 0.0
+    for place, height in enumerate(heights):
+        if place > start and taken + height > BARS:
+            pages.append(slice(start, place))
+            start, taken = place, 0.0
+        taken += height
+    return [*pages, slice(start, len(heights))]
+
+
+def page_path(output: str | Path, page: int, pages: int) -> Path:
+    """Return the path without a suffix of page number ``page``, from 1: a number follows where there are several."""
+    return Path(f"{output}_{page}" if pages > 1 else output)
 
 
 def plain_log_ticks(axes: Axes, which: str, ticks: Sequence[float]) -> None:

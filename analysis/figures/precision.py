@@ -11,13 +11,16 @@ from analysis.figures import look
 from analysis.figures.floor import floor_notes
 from analysis.figures.series import (
     DENSITY,
+    SIDE_BY_SIDE,
     MissingRows,
     draw_curves,
     drawable,
     families,
     interval_note,
+    is_timed,
     means_of,
     texts_of,
+    untimed_note,
 )
 from analysis.summary import FORMATS
 
@@ -25,6 +28,7 @@ _ERROR = "check_relative_error"
 _MAKES = "experiment=fp8"
 # Computes in float32 whatever it models.
 _MODEL = "reference"
+_ERRORS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 @look.in_one_look
@@ -67,28 +71,33 @@ def precision_over_density(
             f"python -m experiments.compare -m {_MAKES} makes some"
         )
     found = found.join(means_of(measurements, found, _ERROR))
-    found.loc[found["backend"].str.startswith(_MODEL), "attention_speedup"] = float("nan")
+    has_speed = ~found["backend"].str.startswith(_MODEL) & found["attention_speedup"].notna()
+    notes.append(untimed_note(found[has_speed], "No speed-up"))
+    found.loc[~(has_speed & is_timed(found)), "attention_speedup"] = float("nan")
     panels = {
         _ERROR: "relative error of a call",
         quantity: f"{FORMATS[quantity][0]} against dense",
-        "attention_speedup": f"{FORMATS['attention_speedup'][0]}, sparse calls",
+        "attention_speedup": "speed-up of attention,\nsparse calls",
     }
     shown = {name: heading for name, heading in panels.items() if found[name].notna().any()}
-    if "attention_speedup" not in shown:
+    if not has_speed.any():
         notes.append("FP8 is modelled by backend=reference, which says nothing of speed.")
-    # A backend's name says its precision.
     series = families(found, (*DENSITY, "backend.precision"))
+    is_moved = False
     figure = look.new_figure(look.PAGE if len(shown) > 1 else look.width_for(len(series)), 2.2)
     for axes, (name, heading) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        if draw_curves(axes, "density_executed", name, series, apart="sum"):
-            axes.set_xlabel("density executed,\npoints side by side")
-        else:
-            axes.set_xlabel("density executed\n(tiles of sparse calls)")
+        is_moved |= draw_curves(axes, "density_executed", name, series, apart="sum")
+        axes.set_xlabel("density executed\n(tiles of sparse calls)")
         axes.set_xlim(0, 1.1 * float(found["density_executed"].max()))
         if name == _ERROR:
             axes.set_yscale("log")
+            look.plain_log_ticks(axes, "y", _ERRORS)
         axes.set_ylabel(heading)
         axes.grid()
     look.add_legend(figure)
+    if found["model"].nunique() == 1:
+        notes.insert(0, f"Model {found['model'].iloc[0]}.")
+    if is_moved:
+        notes.append(SIDE_BY_SIDE)
     look.add_notes(figure, [*notes, *floor_notes(found, quantity), interval_note(found, quantity)])
     return look.save(figure, output, suffixes)

@@ -8,8 +8,17 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures.floor import draw_noise_floor, quality_axes
-from analysis.figures.look import SUFFIXES, add_legend, add_notes, in_one_look, new_figure, save, width_for
-from analysis.figures.series import SPREAD, MissingRows, draw_curves, drawable, families, interval_note
+from analysis.figures.look import COLUMN, SUFFIXES, add_legend, add_notes, in_one_look, new_figure, save, width_for
+from analysis.figures.series import (
+    SIDE_BY_SIDE,
+    SPREAD,
+    MissingRows,
+    draw_curves,
+    drawable,
+    families,
+    interval_note,
+    over_density,
+)
 from analysis.summary import FORMATS
 
 
@@ -41,7 +50,7 @@ def quality_over_density(
         The files written.
 
     Raises:
-        MissingRows: If no run has a number for ``quantity``.
+        MissingRows: If no run has a number for ``quantity``, or no two of these differ in density alone.
     """
     table, notes = drawable(measurements, runs, [quantity, "density_executed"], protocol=protocol)
     table = table[table[f"{quantity}_noise"] != "noise floor"]
@@ -50,16 +59,20 @@ def quality_over_density(
             f"quantity={quantity}, protocol={protocol}: no run below this folder has such a number, save those that "
             f"measure the noise floor; python -m experiments.compare -m experiment=sparsity makes some"
         )
+    table, others = over_density(table, "quality_over_time, quality_over_sampled_rows or quality_of_dense_part")
+    notes += others
     series = families(table)
-    figure = new_figure(width_for(len(series)), 2.2)
+    figure = new_figure(width_for(len(series)), 2.2 if width_for(len(series)) == COLUMN else 2.9)
     axes, above = quality_axes(figure, table, quantity)
     if draw_curves(axes, "density_executed", quantity, series, apart="sum"):
-        notes.append("Points at one density stand side by side.")
+        notes.append(SIDE_BY_SIDE)
     notes += [*draw_noise_floor(above, table, quantity), interval_note(table, quantity)]
     # Points that were moved aside stay whole.
     axes.set_xlim(0, 1.1 * float(table["density_executed"].max()) + SPREAD / 2)
     axes.set_xlabel("density executed (tiles of sparse calls)")
     axes.set_ylabel(f"{FORMATS[quantity][0]} against dense")
+    if table["model"].nunique() == 1:
+        above.set_title(table["model"].iloc[0])
     for panel in dict.fromkeys((axes, above)):
         panel.grid()
     add_legend(figure)

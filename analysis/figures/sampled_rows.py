@@ -76,8 +76,8 @@ def quality_over_sampled_rows(
     figure = look.new_figure(look.PAGE if len(panels) > 1 else look.width_for(len(series)), 2.2)
     for axes, (name, heading) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         draw_curves(axes, _ROWS, name, series, apart="factor")
-        for index, (_, row) in enumerate(others[others[name].notna()].iterrows(), len(series)):
-            line = {"linestyle": _LINES[row["method"]], "color": look.style(index)["color"]}
+        for _, row in others[others[name].notna()].iterrows():
+            line = {"linestyle": _LINES[row["method"]], "color": look.styles([row["method"]])[0]["color"]}
             axes.axhline(row[name], label=row["name"], **line)
         axes.set_xscale("log", base=2)
         axes.ticklabel_format(axis="y", scilimits=(-2, 4))
@@ -88,5 +88,7 @@ def quality_over_sampled_rows(
         axes.set_ylabel(heading)
         axes.grid()
     look.add_legend(figure)
+    if drawn["model"].nunique() == 1:
+        notes.insert(0, f"Model {drawn['model'].iloc[0]}.")
     look.add_notes(figure, [*notes, *floor_notes(drawn, quantity), interval_note(drawn, quantity)])
     return look.save(figure, output, suffixes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from analysis import videos
 from analysis.figures import look
 from analysis.figures.series import MissingRows
 from analysis.settings import describe, knob_text
+
+# Of a prompt so many characters are shown at most.
+_PROMPT = 160
 
 
 @look.in_one_look
@@ -79,7 +83,7 @@ def video_strips(
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
     for axes, frame in zip(panels[0], chosen, strict=True):
         axes.set_title(f"frame {frame}", fontsize=7)
-    look.add_notes(figure, [f"{table['model'].iloc[0]}, prompt {prompt}, seed {seed}."])
+    look.add_notes(figure, [f"{table['model'].iloc[0]}, {_prompt(table.iloc[0], prompt)}, seed {seed}."])
     return look.save(figure, output, suffixes)
 
 
@@ -98,6 +102,14 @@ def videos_of(run: pd.Series) -> dict[tuple[str, int, str | None], dict[str, Pat
         for video in listed
         if all(video[kind] for kind in kinds)
     }
+
+
+def _prompt(run: pd.Series, prompt_id: str) -> str:
+    """Return a prompt's text, shortened, in quotes; its id where the record has no text of it."""
+    listed = run["prompts"] if isinstance(run["prompts"], list) else []
+    texts = {prompt["prompt_id"]: prompt["text"] for prompt in listed}
+    text = texts.get(prompt_id)
+    return f"“{textwrap.shorten(text, _PROMPT, placeholder=' …')}”" if text else f"prompt {prompt_id}"
 
 
 def _pixels(path: Path) -> np.ndarray:

@@ -35,13 +35,17 @@ measurements, runs = records("results/h200")
 step_factors(measurements, runs).round(3)
 
 # %% [markdown]
-# Where the seconds of each step go, dense above sparse, and the speed-ups beside what the density alone would give:
+# Where the seconds of each step go, dense above sparse:
 
 # %%
 picture(step_parts, measurements, runs)
 
+# %% [markdown]
+# A smaller model at several densities (`results/speedup`), over three dense backends: its speed-ups beside what the
+# density alone would give.
+
 # %%
-picture(speedup_over_density, measurements, runs)
+picture(speedup_over_density, *records("results/speedup"))
 
 # %% [markdown]
 # The steps that these factors are of, with how often each was repeated:

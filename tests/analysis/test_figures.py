@@ -13,7 +13,7 @@ from analysis import figures, load
 from analysis.figures.__main__ import main
 from analysis.figures.catalogue import FIGURES, Records
 from analysis.figures.front import pareto_front
-from analysis.figures.look import COLORS, COLUMN, PAGE, plain_log_ticks, style
+from analysis.figures.look import COLORS, COLUMN, METHODS, PAGE, page_path, paged, plain_log_ticks, style, styles
 from analysis.figures.series import families
 from analysis.summary import summary
 from svg.results import Measurement, RunWriter
@@ -22,16 +22,16 @@ from tests.fake_steps import write_fake_steps
 from tests.test_documents import first_column
 
 
-def write(root, run_id, method="svg", scores=(30.0,), protocol="standard", regret=None, seconds=3.0, **knobs):
+def write(root, run_id, method="svg", scores=(30.0,), protocol="standard", regret=None, seconds=3.0, at=0.25, **knobs):
     """Write a run of one seed with a PSNR for each prompt; None for one without a number, or a machine without rest."""
     names = {"model": "m", "method": method, "backend": "flex", "dense_backend": "sdpa"}
-    config = {"seed": 0, "method": {"name": method, "sparsity": 0.25, **knobs}, "model": {"name": "m"}}
+    config = {"seed": 0, "method": {"name": method, "sparsity": at, **knobs}, "model": {"name": "m"}}
     with RunWriter(root, run_id, **names, config=config, provenance=PROVENANCE, prompts=[], seeds=[0]) as run:
         for number, score in enumerate(scores):
             place = {"prompt_id": f"p{number}", "seed": 0}
             why = {"status": "unavailable", "reason": "no weights; fetch them"} if score is None else {}
             run.add(Measurement(quantity="psnr_db", unit="dB", value=score, protocol=protocol, **why, **place))
-            run.add(Measurement(quantity="density_executed", unit="1", value=0.25, protocol="tile", **place))
+            run.add(Measurement(quantity="density_executed", unit="1", value=at, protocol="tile", **place))
             run.add(Measurement(quantity="generation_s", unit="s", value=seconds or 9.0, **place))
             run.add(Measurement(quantity="dense_generation_s", unit="s", value=8.0, **place))
             busy = {"status": "unavailable", "reason": "work apart: the machine was busy with something else"}
@@ -99,20 +99,41 @@ def test_quality_has_a_line_for_every_method_with_a_finite_number(fake, tmp_path
     # Dense is identical to itself: infinite, so no point.
     assert set(curves(axes)) == set(names(drawn[0])) == {"svg", "one_pattern", "random_blocks"}
     x, y = curves(axes)["svg"]
-    # Three series share a density, so each stands a little apart from it.
-    assert list(x) == pytest.approx([0.168, 0.28, 0.56], abs=0.021) and all(20 < value < 40 for value in y)
-    assert "Points at one density stand side by side." in texts(drawn[0])
+    # Series share the last two densities, so each stands a little apart from these.
+    assert x[0] == pytest.approx(0.168) and list(x[1:]) == pytest.approx([0.28, 0.56], abs=0.01)
+    assert abs(x[1] - 0.28) > 0.001 and all(20 < value < 40 for value in y)
+    assert "Points of several series at one density stand side by side, moved by at most 0.01." in texts(drawn[0])
+    assert axes.get_title() == "tiny_wan"
     assert "Not drawn: svg-0.05 (failed)." in texts(drawn[0])
     assert drawn[0].get_figwidth() == COLUMN
 
 
-def test_points_that_stand_side_by_side_are_all_on_the_axis(tmp_path, drawn):
+def test_points_stand_side_by_side_where_several_series_have_one_and_nowhere_else(tmp_path, drawn):
     for place in range(6):
         write(tmp_path / "runs", f"run-{place}", f"method_{place}", (30.0, 32.0, 31.0))
+    write(tmp_path / "runs", "alone", "method_0", (30.0, 32.0, 31.0), at=0.15)
     figures.quality_over_density(*tables(tmp_path / "runs"), tmp_path / "quality", suffixes=[".png"])
     [axes] = drawn[0].axes
-    furthest = max(max(x) for x, _ in curves(axes).values())
-    assert furthest == pytest.approx(0.275) and furthest < axes.get_xlim()[1] - 0.02
+    found = {name: list(x) for name, (x, _) in curves(axes).items()}
+    assert found["method_0"][0] == 0.15
+    ends = [x[-1] for x in found.values()]
+    assert (min(ends), max(ends)) == pytest.approx((0.24, 0.26)) and sum(ends) / 6 == pytest.approx(0.25)
+    assert len(set(ends)) == 6 and max(ends) < axes.get_xlim()[1] - 0.02
+
+
+@pytest.mark.parametrize("figure", ["quality_over_density", "speedup_over_density"])
+def test_runs_of_one_density_are_no_figure_over_it(knobs, tmp_path, drawn, figure):
+    with pytest.raises(figures.MissingRows, match=r"differ in density alone.*quality_over_time.*experiment=sparsity"):
+        getattr(figures, figure)(*knobs, tmp_path / "over")
+    assert not drawn
+
+
+def test_a_method_looks_alike_whatever_runs_beside_it():
+    assert styles(["svg", "rival", "random_blocks"])[2] == styles(["random_blocks"])[0]
+    several = styles(["svg", "svg", "rival", "ally"])
+    assert several[0] == styles(["svg"])[0]
+    own = styles(METHODS)
+    assert all(look not in own for look in several[1:]) and several[1] != several[2] != several[3]
 
 
 def test_the_atlas_of_a_model_is_of_sparse_videogen_where_others_know_as_much(tmp_path):
@@ -130,7 +151,7 @@ def test_the_atlas_of_a_model_is_of_sparse_videogen_where_others_know_as_much(tm
 def test_a_speed_up_is_beside_the_ideal_and_its_dense_backend_but_no_dense_run_is(fake, tmp_path, drawn):
     figures.speedup_over_density(*fake, tmp_path / "speed")
     attention, whole = drawn[0].axes
-    assert attention.get_ylabel() == "speed-up over dense sdpa" and whole.get_title() == "whole generation"
+    assert attention.get_ylabel() == "speed-up over dense sdpa" and whole.get_title() == "tiny_wan: whole generation"
     assert drawn[0].get_figwidth() == PAGE
     for axes in drawn[0].axes:
         assert set(curves(axes)) == {"svg", "one_pattern", "random_blocks"}
@@ -140,14 +161,19 @@ def test_a_speed_up_is_beside_the_ideal_and_its_dense_backend_but_no_dense_run_i
 
 
 def test_the_speed_up_of_a_step_says_of_how_many_layers_it_is(tmp_path, drawn):
-    config = {"weights": "random", "method": {"name": "svg"}, "model": {"name": "m", "transformer": {"num_layers": 2}}}
     names_ = {"model": "m", "method": "svg", "backend": "flex", "dense_backend": "sdpa", "prompts": [], "seeds": [0]}
-    with RunWriter(tmp_path / "runs", "cut", **names_, config=config, provenance=PROVENANCE) as run:
-        for quantity, value in (("speedup", 2.0), ("attention_speedup", 3.0)):
-            run.add(Measurement(quantity=quantity, unit="1", value=value, n=3, seed=0))
-        run.add(Measurement(quantity="density_executed", unit="1", value=0.25, protocol="tile", seed=0))
+    cut = {"name": "m", "transformer": {"num_layers": 2}}
+    # How many of a video's steps are dense is nothing to a step.
+    for density, first in ((0.25, 0.1), (0.5, 0.1), (0.7, 0.2)):
+        method = {"name": "svg", "sparsity": density, "first_times_fp": first}
+        config = {"weights": "random", "method": method, "model": cut}
+        with RunWriter(tmp_path / "runs", f"cut-{density}", **names_, config=config, provenance=PROVENANCE) as run:
+            for quantity, value in (("speedup", 2.0), ("attention_speedup", 3.0)):
+                run.add(Measurement(quantity=quantity, unit="1", value=value, n=3, seed=0))
+            run.add(Measurement(quantity="density_executed", unit="1", value=density, protocol="tile", seed=0))
     figures.speedup_over_density(*tables(tmp_path / "runs"), tmp_path / "speed")
-    assert drawn[0].axes[1].get_title() == "whole step" and "Layers of the steps: m 2" in texts(drawn[0])
+    assert drawn[0].axes[1].get_title() == "m: whole step" and "Layers of the steps: m 2." in texts(drawn[0])
+    assert {name: list(x) for name, (x, _) in curves(drawn[0].axes[1]).items()} == {"svg": [0.25, 0.5, 0.7]}
 
 
 def test_the_front_is_what_no_run_beats_in_both(knobs, tmp_path, drawn):
@@ -186,11 +212,25 @@ def test_ticks_of_a_logarithmic_axis_stand_apart_however_far_it_reaches():
         assert [label.get_text() for label in axes.get_yticklabels()] == shown
 
 
-def test_seconds_of_a_busy_machine_are_said_to_say_little(tmp_path, drawn):
+def test_settings_of_a_busy_machine_have_no_time_and_where_most_are_there_is_no_front(tmp_path, drawn):
     write(tmp_path, "quiet", "rival")
     write(tmp_path, "busy", seconds=None)
     figures.quality_over_time(*tables(tmp_path), tmp_path / "front")
-    assert "During 1 of 2 videos the machine was busy with something else" in texts(drawn[0])
+    assert "Not drawn: 1 of 2 settings, of which more than half of the videos ran while" in texts(drawn[0])
+    assert names(drawn[0]) == ["rival", "front", "dense twin's time"]
+    write(tmp_path, "another", "ally", seconds=None)
+    figures.quality_over_time(*tables(tmp_path), tmp_path / "front")
+    assert names(drawn[-1]) == ["rival", "dense twin's time"] and "No front: most settings" in texts(drawn[-1])
+
+
+def test_a_cell_of_a_busy_machine_has_no_speed_up(tmp_path, drawn):
+    for steps, layers, seconds in ((0.0, 0.0, 4.0), (0.25, 0.0, None), (0.0, 0.5, 4.0)):
+        name = f"grid-{steps}-{layers}"
+        write(tmp_path, name, scores=[20.0], first_times_fp=steps, first_layers_fp=layers, seconds=seconds)
+    figures.quality_of_dense_part(*tables(tmp_path), tmp_path / "cells")
+    assert [text.get_text() for text in drawn[0].axes[0].texts] == ["20.00\n2.00×", "20.00", "20.00\n2.00×"]
+    assert "No speed-up: 1 of 3 settings" in texts(drawn[0])
+    assert drawn[0].axes[0].get_title() == "m, svg, density 0.25"
 
 
 def test_sampled_rows_stand_against_regret_and_quality_beside_the_oracle_and_the_coin(knobs, tmp_path, drawn):
@@ -264,7 +304,14 @@ def test_a_step_is_two_bars_of_its_phases_and_one_without_phases_is_named(tmp_pa
     step("other", 0.3, dense_rest=2.125, dense_backend="flash4")
     figures.step_parts(*tables(tmp_path), tmp_path / "steps")
     labels = [label.get_text() for label in drawn[-1].axes[0].get_yticklabels()]
-    assert labels == ["m, sdpa", "flex, 0.25", "m, sdpa", "flex, 0.50", "m, flash4", "flex, 0.30"]
+    assert labels == ["m, sdpa", "flex, 0.25", "flex, 0.50", "m, flash4", "flex, 0.30"]
+    # The dense bar is the mean of its runs.
+    assert drawn[-1].axes[0].texts[0].get_text() == " 8.12 s"
+
+
+def test_bars_that_do_not_fit_a_page_go_on_to_the_next():
+    assert paged([3.0, 4.0, 1.0, 9.0, 1.0]) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
+    assert [page_path("parts", page, pages).name for page, pages in ((1, 1), (2, 2))] == ["parts", "parts_2"]
 
 
 def test_a_strip_is_the_dense_video_a_sparse_one_and_what_lies_between(fake, tmp_path, drawn):
@@ -278,6 +325,7 @@ def test_a_strip_is_the_dense_video_a_sparse_one_and_what_lies_between(fake, tmp
     assert [axes.get_title() for axes in panels[0]] == ["frame 0", f"frame {(FRAMES - 1) // 2}", f"frame {FRAMES - 1}"]
     dense, sparse, between = (line[1].images[0].get_array() for line in panels[:3])
     assert np.array_equal(between, np.minimum(2 * np.abs(sparse - dense), 1)) and 0 < between.mean() < 0.5
+    assert "“a red circle moves to the right on a striped blue background”, seed 0." in texts(drawn[0])
     with pytest.raises(figures.MissingRows, match="svg-0.15, svg-0.05 have no preview of one prompt"):
         figures.video_strips(measurements, runs, ["svg-0.15", "svg-0.05"], tmp_path / "strips")
 
@@ -296,6 +344,7 @@ def test_the_atlas_has_a_panel_per_quantity_and_means_over_steps_and_branches(tm
         run.add(Measurement(quantity="head_choice", value=1.0, **place))
     rows = load.measurements(tmp_path / "runs")
     figures.head_atlas(rows, "one", tmp_path / "atlas")
+    assert texts(drawn[0]) == "m, svg. Grey: not measured."
     panels = {axes.get_title(): axes.images[0].get_array() for axes in drawn[0].axes if axes.images}
     assert list(panels) == ["temporal choices", "margin of the choice", "entropy"]
     entropy, choices = panels["entropy"], panels["temporal choices"]
@@ -309,6 +358,19 @@ def test_the_atlas_has_a_panel_per_quantity_and_means_over_steps_and_branches(tm
     assert entropy.shape == (3, 4)
     assert entropy[2, [0, 3]].tolist() == pytest.approx([(1 + 1 / 2 + 1 / 3) / 6] * 2)
     assert entropy.mask[2, [1, 2]].all()
+
+
+def test_an_atlas_leaves_out_what_is_mostly_grey_beside_what_is_full(tmp_path, drawn):
+    names = {"model": "m", "method": "svg", "backend": "cpu_gather", "dense_backend": "sdpa"}
+    facts = {"config": {"seed": 0}, "provenance": PROVENANCE, "prompts": [], "seeds": [0]}
+    with RunWriter(tmp_path / "runs", "one", **names, **facts) as run:
+        for layer in range(3):
+            place = {"layer": layer, "head": 0, "step": 0, "branch": "cond", "unit": "1"}
+            run.add(Measurement(quantity="head_margin", value=0.5, **place))
+        run.add(Measurement(quantity="head_entropy", value=0.5, **place))
+    figures.head_atlas(load.measurements(tmp_path / "runs"), "one", tmp_path / "atlas")
+    assert [axes.get_title() for axes in drawn[0].axes if axes.images] == ["margin of the choice"]
+    assert "Measured of fewer than half of the heads and layers, so not drawn: entropy." in texts(drawn[0])
 
 
 def test_an_atlas_of_a_run_without_heads_is_refused(fake, tmp_path):
@@ -361,6 +423,7 @@ def test_bad_folders_name_what_is_wrong_and_leave_no_plot(tmp_path, capsys, draw
     write(tmp_path / "unmeasured", "a", scores=[None])
     write(tmp_path / "other", "a", protocol="upstream")
     write(tmp_path / "mixed", "one", scores=(30.0, None))
+    write(tmp_path / "mixed", "denser", at=0.5)
     write(tmp_path / "mixed", "two", protocol="upstream", num_sampled_rows=2)
     write(tmp_path / "mixed", "rates", "rates", scores=())
     with pytest.raises(ValueError), RunWriter(

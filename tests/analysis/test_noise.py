@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 
 import matplotlib.figure
 import pytest
@@ -21,18 +22,20 @@ from tests.analysis.test_report import data_of
 from tests.fake_runs import PROVENANCE
 
 
-def write(root, run_id, method, scores, backend="flex", provenance=PROVENANCE, calls_by=None, dense="sdpa", **model):
+def write(
+    root, run_id, method, scores, backend="flex", provenance=PROVENANCE, calls_by=None, dense="sdpa", at=0.25, **model
+):
     """Write a run of one seed; scores is {prompt: PSNR}, None for a video that equals its twin."""
     config = {"seed": 0, "method": {"name": method}, "model": {"num_inference_steps": 8, **model}}
     if method != "dense":
-        config["method"]["sparsity"] = 0.25
+        config["method"]["sparsity"] = at
     names = {"model": "m", "method": method, "backend": backend, "dense_backend": dense}
     facts = {"config": config, "provenance": provenance, "prompts": [], "seeds": [0]}
     with RunWriter(root, run_id, **names, **facts) as run:
         for prompt, value in scores.items():
             place = {"prompt_id": prompt, "seed": 0}
             status = "infinite" if value is None else "ok"
-            shares = {"unit": "1", "value": 1.0 if method == "dense" else 0.25, **place}
+            shares = {"unit": "1", "value": 1.0 if method == "dense" else at, **place}
             run.extend(
                 [
                     Measurement(
@@ -147,10 +150,13 @@ def test_every_table_says_what_the_floor_is_and_what_lies_within_it(folder, tabl
     assert estimate["noise"] == "within noise"
 
 
-def test_the_figure_draws_the_floor_or_says_that_there_is_none(tables, tmp_path, monkeypatch):
+def test_the_figure_draws_the_floor_or_says_that_there_is_none(folder, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, *a, **k: drawn.append(self.axes[0]))
-    quality_over_density(*tables, tmp_path / "with")
+    shutil.copytree(folder, tmp_path / "all")
+    for root in tmp_path / "all", tmp_path / "runs":
+        write(root, "denser", "svg", {"p0": 31.0}, at=0.5)
+    quality_over_density(load.measurements(tmp_path / "all"), load.runs(tmp_path / "all"), tmp_path / "with")
     write(tmp_path / "runs", "svg", "svg", {"p0": 30.0})
     quality_over_density(load.measurements(tmp_path / "runs"), load.runs(tmp_path / "runs"), tmp_path / "without")
     write(tmp_path / "runs", "floor", "dense", {"p0": None})
@@ -176,6 +182,7 @@ def test_a_floor_far_above_all_points_has_an_axis_of_its_own(tmp_path, monkeypat
     root = tmp_path / "runs"
     for name, scores in {"svg": {"p0": 30.0, "p1": 31.0}, "rival": {"p0": 28.0, "p1": 29.0}}.items():
         write(root, name, name, scores)
+    write(root, "denser", "svg", {"p0": 31.0, "p1": 32.0}, at=0.5)
     write(root, "floor", "dense", {"p0": 70.0, "p1": 72.0})
     quality_over_density(load.measurements(root), load.runs(root), tmp_path / "far", suffixes=[".png"])
     above, points = drawn[0].axes

@@ -92,7 +92,7 @@ def smallest(command: Command, model_folder: Path) -> list[str]:
     made = dict.fromkeys(("experiments.compare", "experiments.generate", "experiments.head_patterns"), small)
     made["experiments.step_latency"] = SMALL_STEP
     if command.module == "analysis.figures":
-        return [*command.arguments, "--figure", "quality_over_density"]
+        return [*command.arguments, "--figure", "head_atlas"]
     if command.module not in made or "--help" in command.arguments:
         return command.arguments
     wanted = made[command.module]

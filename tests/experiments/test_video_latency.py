@@ -149,6 +149,18 @@ def test_the_table_sets_each_kind_of_step_and_video_beside_its_floor(measured, f
     assert roofline_table(pd.concat([rows, counted]), in_fp8)["kind"].tolist() == ["dense", "sparse"]
 
 
+def test_dense_steps_of_like_runs_are_one_bar_whichever_of_them_tell_products_apart(measured, folder):
+    table = roofline_table(load.measurements(folder), load.runs(folder)).assign(letter="A")
+    other = table.assign(
+        run_id="other", phase_products=0.25 * table["phase_rest"], phase_rest=0.75 * table["phase_rest"]
+    )
+    found = roofline._once(pd.concat([table, other], ignore_index=True))
+    assert found["kind"].tolist() == ["dense", "sparse", "sparse"]
+    dense = found.iloc[0]
+    assert dense["phase_products"] == pytest.approx(0.25 * table.loc[0, "phase_rest"])
+    assert dense["phase_products"] + dense["phase_rest"] == pytest.approx(table.loc[0, "phase_rest"])
+
+
 @pytest.mark.slow
 def test_rates_are_no_row_of_a_report(measured, folder, tmp_path, capsys):
     report.write_report(folder, tmp_path / "report.html")

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.hardware import column, hardware
-from analysis.settings import environments, listed, machine_text
+from analysis.settings import listed, machine_texts
 
 FORMATS = ("markdown", "latex", "csv")
 # What LaTeX reads as something else, and signs that not every one of its fonts has.
@@ -70,10 +70,14 @@ class Table:
     @property
     def below(self) -> tuple[str, ...]:
         """What stands below the lines: the machines and code behind their letters, and the notes."""
+        return (*(f"[{letter}] {text}" for letter, text in self.letters.items()), *self.notes)
+
+    @property
+    def letters(self) -> dict[str, str]:
+        """The machine and code behind each letter that a line names."""
         texts = [text for cells in self.cells for text in cells]
-        found = environments(self.runs) if len(self.runs) else {}
-        shown = {letter: facts for letter, facts in found.items() if any(f"[{letter}]" in text for text in texts)}
-        return (*(f"[{letter}] {machine_text(facts)}" for letter, facts in shown.items()), *self.notes)
+        found = machine_texts(self.runs) if len(self.runs) else {}
+        return {letter: text for letter, text in found.items() if any(f"[{letter}]" in cell for cell in texts)}
 
     @property
     def _code(self) -> str:

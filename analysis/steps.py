@@ -64,7 +64,8 @@ def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns ``run_id``, ``model``, ``call`` (``batch x heads x tokens x channels``, layers), ``backend``,
         ``dense_backend``, ``is_compiled`` (the transformer's blocks), ``linear`` (words on its linear layers),
-        ``environment`` (a letter of `analysis.settings.machine_texts`, the first of those that read alike), ``status``, ``error``, ``n`` (repetitions of the dense step), and those of ``COLUMNS``, NaN where nothing was
+        ``environment`` (a letter of `analysis.settings.machine_texts`, the first of those that read alike),
+        ``status``, ``error``, ``n`` (repetitions of the dense step), and those of ``COLUMNS``, NaN where nothing was
         measured. Times are medians in seconds; the density is by tiles.
     """
     chosen = step_runs(runs).sort_values(["model", "backend", "created"], kind="stable")

@@ -13,7 +13,7 @@ from analysis.figures.series import MissingRows, busy_note, drawable, families, 
 from analysis.summary import FORMATS
 
 _ACROSS, _DOWN = "first_times_fp", "first_layers_fp"
-_MAKES = "experiment=grid"
+_MAKES = "experiment=dense_part"
 
 
 @look.in_one_look

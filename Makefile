@@ -73,12 +73,13 @@ reproduce: $(READY)  ## List published tables; make reproduce-TABLE sets one bes
 # Given to both commands, so that a wrong one is refused before anything runs.
 in_format = $(if $(format),--format $(format))
 
-# Filled from its own runs, and from those of a GPU, made here or committed.
+# Filled from its own runs, and from those of a GPU: made here, or else committed.
 reproduce-%: $(READY)
 	@commands=$$($(RUN) -m analysis.reproduce $* --commands $(if $(smoke),--smoke) $(in_format)) && echo "$$commands" | sh -e
 	@$(RUN) -m analysis.reproduce $* $(in_format) $(if $(allow_dirty),--allow-dirty) \
-		$(if $(allow_mixed),--allow-mixed) $(if $(compiled),--compiled) --runs $$(ls -d runs/reproduce$(if $(smoke),-smoke)/$* runs/reproduce/steps \
-		runs/bench runs/kernels results/h200 results/layers results/kernels 2>/dev/null)
+		$(if $(allow_mixed),--allow-mixed) $(if $(compiled),--compiled) $(if $(smoke),--smoke) \
+		--runs $$(ls -d runs/reproduce$(if $(smoke),-smoke)/$* runs/reproduce/steps runs/bench runs/kernels 2>/dev/null) \
+		--committed results/h200 results/layers results/kernels
 
 test: $(READY)  ## Run the quick tests
 	@$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not timing and not gpu"
@@ -102,9 +103,10 @@ bench-videos: $(READY)  ## Time all denoising steps of every BENCH_VIDEOS likewi
 	@$(call bench,rates,$(BENCH_VIDEOS))
 	@$(call bench,video_latency,$(BENCH_VIDEOS),seconds=0,backend=$(BENCH_BACKEND) compile=$(BENCH_COMPILE) seconds=0 repeats=$(BENCH_REPEATS) $(BENCH_MORE))
 
-bench-published: $(READY)  ## Time what published tables need of an NVIDIA GPU, steps and kernels, into runs/reproduce/steps
+bench-published: $(READY)  ## Time what published tables need of an NVIDIA GPU, steps and kernels, into runs/reproduce/steps (compiled=1)
 	@$(RUN) -c "import sys, torch; torch.cuda.is_available() or sys.exit('error: torch finds no NVIDIA GPU here: nothing was timed')"
-	@commands=$$($(RUN) -m analysis.reproduce --commands --gpu --set backend=$(BENCH_BACKEND) seconds=0 repeats=$(BENCH_REPEATS)) && \
+	@commands=$$($(RUN) -m analysis.reproduce --commands --gpu --set backend=$(BENCH_BACKEND) seconds=0 repeats=$(BENCH_REPEATS) \
+		$(if $(compiled),compile=true operators=true)) && \
 		echo "$$commands" | { status=0; while IFS= read -r line; do sh -c "$$line" </dev/null || status=2; done; exit $$status; }
 
 claims: $(READY)  ## Print what was to be reached beside what the committed rows say; fails for README numbers without a row

@@ -10,10 +10,22 @@ import pandas as pd
 from analysis.published_tables import Beside, Published
 from analysis.record_rows import Rows, matching
 from analysis.remarks import form
-from analysis.settings import describe
+from analysis.settings import describe, listed
 from analysis.statistics import Estimate, Value, Values, estimate
+from analysis.summary import QUALITY
 from analysis.writer import Table
 from svg.results import RecordError
+
+_NOT_RUN = "not run"
+# Headings of what no table of runs has.
+_WORDS = {
+    "seq_len": "tokens of a call",
+    "attention_flops_share": "attention's share of the operations",
+    "pflops_dense": "dense, PFLOP",
+    "pflops_sparse": "sparse, PFLOP",
+    "head_agreement": "agreement with the oracle",
+    "head_regret": "regret",
+}
 
 
 def beside_table(published: Published, part: Beside, rows: Rows, runs: pd.DataFrame) -> Table | None:
@@ -34,26 +46,47 @@ def beside_table(published: Published, part: Beside, rows: Rows, runs: pd.DataFr
         return None
     values = Values(rows.measurements)
     lines, cells = [], []
+    reasons: dict[tuple[str, str], list[str]] = {}
     for name, ids in found.items():
         texts = [name]
         for quantity in part.quantities:
-            value = _estimate(rows, values, ids, quantity) if ids else Estimate(note="not run")
+            value = _estimate(rows, values, ids, quantity) if ids else Estimate(note=_NOT_RUN)
             texts.append(_text(quantity, value))
+            if texts[-1] == "–":
+                reasons.setdefault((_heading(quantity), _reason(quantity, value)), []).append(name)
             lines.append(_line(name, quantity, value, ids))
         cells.append(tuple(texts))
     counted = set(used) <= set(rows.find("plan", {}))
     return Table(
         name=f"{published.name}-{part.title.lower().replace(' ', '-')}",
         title=f"{part.title}, beside {published.title}",
-        headings=("", *(form(name)[0] for name in part.quantities)),
+        headings=("", *map(_heading, part.quantities)),
         cells=tuple(cells),
         align="l" + "r" * len(part.quantities),
         frame=pd.DataFrame(lines),
         runs=runs[runs["run_id"].isin(used)],
         n="none, counted" if counted else _samples(lines),
         interval="none" if counted else "95 %, t or bootstrap-t over prompts, seeds averaged first, from 3 prompts up",
-        notes=(part.note,) if part.note else (),
+        notes=(*([part.note] if part.note else []), *_missing(reasons, len(cells))),
     )
+
+
+def _heading(quantity: str) -> str:
+    return _WORDS.get(quantity, form(quantity)[0])
+
+
+def _missing(reasons: Mapping[tuple[str, str], list[str]], lines: int) -> list[str]:
+    """Return why a quantity has a dash, and in which lines where not in all."""
+    return [
+        f"{quantity}{f' of {listed(names)}' if len(names) < lines else ''}: {reason}"
+        for (quantity, reason), names in reasons.items()
+    ]
+
+
+def _reason(quantity: str, value: Estimate) -> str:
+    if value.note:
+        return value.note.split(";")[0]
+    return "not asked for (quality.metrics)" if quantity in QUALITY else "not recorded by these runs"
 
 
 def _ids(name: str, find: Mapping[str, str], rows: Rows) -> list[str]:
@@ -88,7 +121,8 @@ def _over_heads(rows: Rows, ids: list[str], quantity: str) -> list[Value]:
 
 def _text(quantity: str, value: Estimate) -> str:
     if value.mean is None:
-        return value.note.split(";")[0] or "–"
+        # Why it could not be measured is said below.
+        return value.note.split(";")[0] if value.infinite or value.note == _NOT_RUN else "–"
     # Tokens and operations to their last digit; of heads there is a mean over a sample.
     template = form(quantity)[1].replace(".4g", ".3g" if quantity.startswith("head_") else ".6g")
     if value.ci_low is None or value.ci_high is None:

@@ -17,10 +17,8 @@ def check_rows(measurements: pd.DataFrame, runs: pd.DataFrame, protocol: str = "
         runs: From `analysis.load.runs`.
         protocol: Of the quality quantities.
     """
+    check_complete(runs)
     whole = set(runs.loc[runs["status"] == "complete", "run_id"])
-    if not whole:
-        last = runs.sort_values("created", kind="stable").iloc[-1]
-        raise RecordError(f"no run is complete; {last['run_id']} is {last['status']}: {last['error.message']}")
     rows = measurements[measurements["run_id"].isin(whole)]
     check_finite(rows)
     quality = rows[rows["quantity"].isin(QUALITY) & rows["frame"].isna() & rows["protocol"].notna()]
@@ -31,6 +29,13 @@ def check_rows(measurements: pd.DataFrame, runs: pd.DataFrame, protocol: str = "
                 f"run {run} has {quantity} in protocol {found} only, and the table is of {protocol}; leave the run "
                 f"out, measure it again, or pass --protocol {protocols.iloc[0]}"
             )
+
+
+def check_complete(runs: pd.DataFrame) -> None:
+    """Raise ``RecordError`` naming the last run if none is complete."""
+    if not (runs["status"] == "complete").any():
+        last = runs.sort_values("created", kind="stable").iloc[-1]
+        raise RecordError(f"no run is complete; {last['run_id']} is {last['status']}: {last['error.message']}")
 
 
 def check_finite(measurements: pd.DataFrame) -> None:

@@ -26,7 +26,7 @@ import pandas as pd
 from analysis import hardware, load, reproduce
 from analysis.published_tables import read
 from analysis.roofline import floor_lines
-from analysis.settings import environments, machine_text
+from analysis.settings import machine_texts
 from analysis.targets import claims_markdown, read_rows
 from analysis.views import knobs_view, paired_view, steps_view, summary_view
 from analysis.writer import Table, grid, line, write
@@ -51,9 +51,9 @@ _PUBLISHED = re.compile(
 
 def document_table(table: Table) -> str:
     """Return a table as it stands in a document: the grid, with the machines and what must be known below."""
-    machines = environments(table.runs)
-    prefixes = {letter: f"{letter}: " if len(machines) > 1 else "Measured on " for letter in machines}
-    notes = [*(prefixes[letter] + machine_text(facts) for letter, facts in machines.items()), *table.notes]
+    # Lines that name no letter come from all of them.
+    measured = [] if table.letters else [f"Measured on {text}" for text in machine_texts(table.runs).values()]
+    notes = [*dict.fromkeys(measured), *table.below]
     return "\n".join([grid(table), "", *(f"- {note}" for note in notes)])
 
 

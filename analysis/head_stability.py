@@ -8,6 +8,7 @@ import sys
 import pandas as pd
 
 from analysis import load
+from analysis.checks import check_complete
 from analysis.settings import describe, knob_text
 from svg.results import RecordError
 
@@ -28,12 +29,16 @@ def head_stability(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFra
         measurements: From `analysis.load.measurements`.
         runs: From `analysis.load.runs`.
 
+    Raises:
+        RecordError: If no run is complete; it names the last one.
+
     Returns:
         Columns ``setting`` (model, method and knobs, as text), ``layer``, ``head``, ``branch``, ``videos`` (prompts
         times seeds), ``temporal_share`` (of its choices), and in [0, 1], NaN where there is no pair: ``over_steps``
         (of pairs of a step and the next one, in one video), ``over_prompts`` (of pairs of prompts at one step and
         seed) and ``over_seeds`` (of pairs of seeds at one step and prompt).
     """
+    check_complete(runs)
     choices = _choices(measurements, runs)
     head = ["setting", *_HEAD]
     by_head = choices.groupby(head, sort=True, dropna=False)

@@ -10,8 +10,6 @@ from analysis.published_tables import Cell
 from analysis.record_rows import Rows, Sample
 from analysis.timed_steps import Pair, pairs, whole_steps
 
-BENCH = "run make bench-published on a GPU"
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -24,6 +22,7 @@ class Measured:
         runs: Ids of the runs behind it.
         missing: What would measure it; empty where it is measured.
         is_composed: Whether it comes from a step of which only some layers were timed.
+        no_interval: Why it has none, though it was timed often enough; empty where it has one, or was not.
     """
 
     value: float | None = None
@@ -32,6 +31,12 @@ class Measured:
     runs: tuple[str, ...] = ()
     missing: str = ""
     is_composed: bool = False
+    no_interval: str = ""
+
+
+def not_timed(rows: Rows) -> Measured:
+    """Return a value that is missing for want of timed steps or kernels."""
+    return Measured(missing=f"run make bench-published{' compiled=1' if rows.compiled else ''} on a GPU")
 
 
 def of_step(
@@ -46,7 +51,7 @@ def of_step(
 
     def timed(rows: Rows, cell: Cell) -> Measured:
         found = (value(rows, run, cell) for run in whole_steps(rows, cell, is_dense))
-        return next((measured for measured in found if measured is not None), Measured(missing=BENCH))
+        return next((measured for measured in found if measured is not None), not_timed(rows))
 
     return timed
 
@@ -61,7 +66,7 @@ def of_pair(value: Callable[[Pair, float, float], Sample]) -> Callable[[Rows, Ce
     def timed(rows: Rows, cell: Cell) -> Measured:
         counts, pair = counts_of(rows, cell), next(pairs(rows, cell), None)
         if counts is None or pair is None:
-            return Measured(missing=BENCH)
+            return not_timed(rows)
         steps, first, plan = counts
         found = value(pair, steps, first)
         return Measured(found.value, found.half_width, found.n, (*pair.runs, plan), is_composed=pair.saved is not None)

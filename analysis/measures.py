@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from analysis.measured import BENCH, Measured, counts_of, measured_of, of_pair, of_step, ratio, root_of_squares
+from analysis.measured import Measured, counts_of, measured_of, not_timed, of_pair, of_step, ratio, root_of_squares
 from analysis.published_tables import Cell
 from analysis.record_rows import PRECISION, Rows, Sample
 from analysis.timed_steps import Pair
@@ -79,7 +79,8 @@ def _kernel_gain(rows: Rows, run: str, cell: Cell) -> Measured | None:
         eager, ours = (rows.sample(kernel, "latency_ms", name, cell.kernel["prompt"]) for name in ("eager", "ours"))
         if dense is not None and eager is not None and ours is not None:
             saved_s = 1e-3 * float(cell.kernel["calls"]) * (eager.value - ours.value)
-            return Measured(1 + saved_s / dense.value, None, dense.n, (run, kernel))
+            why = "of a step and of a kernel, timed apart"
+            return Measured(1 + saved_s / dense.value, n=dense.n, runs=(run, kernel), no_interval=why)
     return None
 
 
@@ -104,6 +105,7 @@ def _product(one: Measured, other: Measured, power: int = 1) -> Measured:
         n=min(one.n, other.n),
         runs=runs,
         is_composed=one.is_composed or other.is_composed,
+        no_interval="of several values that rest on the same dense step, so that their errors are not independent",
     )
 
 
@@ -116,8 +118,9 @@ def _kernel_speedup(rows: Rows, cell: Cell) -> Measured:
             if eager is not None and ours is not None:
                 ratios.append(eager.value / ours.value)
         if ratios:
-            return Measured(math.fsum(ratios) / len(ratios), n=len(ratios), runs=(run,))
-    return Measured(missing=BENCH)
+            why = "a mean over shapes, which are no repetitions"
+            return Measured(math.fsum(ratios) / len(ratios), n=len(ratios), runs=(run,), no_interval=why)
+    return not_timed(rows)
 
 
 def _nothing(rows: Rows, cell: Cell) -> Measured:

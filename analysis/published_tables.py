@@ -19,6 +19,22 @@ _DIFFERENCES = "differences"
 # Commands that measure what a GPU takes.
 ON_GPU = ("step_latency", "bench_kernels")
 
+# What a reader is told of each published value, and of what stands beside them.
+WORDS = {
+    "psnr_db": "PSNR",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "imaging_quality": "imaging quality",
+    "subject_consistency": "subject consistency",
+    "vbench": "VBench",
+    "pflops": "operations",
+    "latency_s": "latency",
+    "speedup": "speed-up",
+    "attention_speedup": "attention speed-up",
+    "attention_share": "attention's share of the time",
+    "over_none": "gain over no transformation",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:

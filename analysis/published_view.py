@@ -9,11 +9,30 @@ import pandas as pd
 
 from analysis.measured import Measured
 from analysis.measures import measure
-from analysis.published_tables import Cell, Published, differences
+from analysis.published_tables import WORDS, Cell, Published, differences
 from analysis.record_rows import Rows
-from analysis.verdicts import CANNOT, DIFFERS, NOT_MEASURED, REPRODUCED, TO_THE_DIGIT, Verdict, judge
+from analysis.verdicts import (
+    CANNOT,
+    DIFFERS,
+    NOT_MEASURED,
+    REPRODUCED,
+    TO_THE_DIGIT,
+    TOO_WIDE,
+    WIDEST,
+    Verdict,
+    judge,
+)
 from analysis.writer import Table
 
+# Each verdict of one value, and of several.
+_COUNTED = {
+    REPRODUCED: "reproduced within their intervals",
+    TO_THE_DIGIT: "reproduced to their last printed digit",
+    TOO_WIDE: "of intervals too wide to tell",
+    DIFFERS: "differ",
+    CANNOT: CANNOT,
+    NOT_MEASURED: NOT_MEASURED,
+}
 _HEADINGS = ("row", "value", "unit", "published", "measured", "verdict")
 
 
@@ -32,7 +51,11 @@ def published_view(published: Published, rows: Rows, runs: pd.DataFrame) -> Tabl
         runs=runs[runs["run_id"].isin(used)],
         n=f"{counts} (repetitions of a step, cases of a kernel)" if counts else "none, counted",
         interval="95 %, Student's t over repetitions, from 3 up; counted operations have none",
-        notes=(*_notes([verdict for *_, verdict in found]), *_step_notes([measured for _, measured, _ in found], rows)),
+        notes=(
+            *_notes([verdict for *_, verdict in found]),
+            *_unbounded([(cell, measured) for cell, measured, _ in found]),
+            *_step_notes([measured for _, measured, _ in found], rows),
+        ),
     )
 
 
@@ -45,7 +68,7 @@ def _cells(cell: Cell, measured: Measured, verdict: Verdict) -> tuple[str, ...]:
         if measured.is_composed:
             text += ", composed"
     said = verdict.kind if verdict.kind == CANNOT else str(verdict)
-    return cell.row, cell.column, "" if cell.unit == "1" else cell.unit, str(cell.value), text, said
+    return cell.row, WORDS[cell.column], "" if cell.unit == "1" else cell.unit, str(cell.value), text, said
 
 
 def _line(cell: Cell, measured: Measured, verdict: Verdict) -> dict[str, object]:
@@ -70,8 +93,13 @@ def _line(cell: Cell, measured: Measured, verdict: Verdict) -> dict[str, object]
 def _notes(verdicts: list[Verdict]) -> Iterator[str]:
     """Yield how many values have which verdict, what those need that have none, and what differences mean."""
     counts = Counter(verdict.kind for verdict in verdicts)
-    order = [kind for kind in (REPRODUCED, TO_THE_DIGIT, DIFFERS, CANNOT, NOT_MEASURED) if counts[kind]]
-    yield f"Of {len(verdicts)} values: " + ", ".join(f"{counts[kind]} {kind}" for kind in order)
+    said = [f"{counts[one]} {several if counts[one] > 1 else one}" for one, several in _COUNTED.items() if counts[one]]
+    yield f"Of {len(verdicts)} values: " + ", ".join(said)
+    if counts[TOO_WIDE]:
+        yield (
+            f"{TOO_WIDE[0].upper()}{TOO_WIDE[1:]}: it holds the published value, but its half is more than "
+            f"{WIDEST:.0%} of that, and so wide an interval would hold much"
+        )
     for needs in dict.fromkeys(verdict.because for verdict in verdicts if verdict.kind == CANNOT):
         yield f"{CANNOT[0].upper()}{CANNOT[1:]}: that needs {needs}"
     texts = differences()
@@ -79,6 +107,16 @@ def _notes(verdicts: list[Verdict]) -> Iterator[str]:
     for each in dict.fromkeys(ids):
         if each in texts:
             yield f"{each}: {texts[each]}"
+
+
+def _unbounded(found: list[tuple[Cell, Measured]]) -> Iterator[str]:
+    """Yield which timed values have no interval, and why."""
+    rows: dict[str, list[str]] = {}
+    for cell, measured in found:
+        if measured.value is not None and measured.n and measured.half_width is None:
+            rows.setdefault(measured.no_interval or "repeated fewer than 3 times", []).append(cell.row)
+    for why, names in rows.items():
+        yield f"No interval: {'; '.join(dict.fromkeys(names))}: {why}"
 
 
 def _step_notes(found: list[Measured], rows: Rows) -> Iterator[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.hardware import column, is_counted
+from analysis.hardware import column, hardware, is_counted
 from analysis.steps import LINEAR_PRECISION, has_fp8_layers, is_compiled, linear_words, step_runs
 
 # Which steps stay dense changes how many of each kind there are, not what one takes.
@@ -53,7 +54,9 @@ class Rows:
             # A rehearsal on small shapes is no benchmark.
             "kernel": whole[(whole["model"] == "kernels") & (column(whole, "config.size") == "paper")],
         }
-        self._compiled = compiled
+        self.compiled = compiled
+        # Of each machine, which runs timed steps or kernels on it.
+        self.timed = hardware(pd.concat([self._kinds["step"], self._kinds["kernel"]]))
         self._facts = whole.set_index("run_id")
         tokens, layers = column(whole, "config.call.seq_len"), column(whole, "config.model.transformer.num_layers")
         self._sizes = dict(zip(whole["run_id"], zip(tokens, layers, strict=True), strict=True))
@@ -66,6 +69,14 @@ class Rows:
         self._values: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
         for run_id, quantity, *rest in alone[["run_id", "quantity", *places]].itertuples(index=False):
             self._values.setdefault((run_id, quantity), []).append(tuple(rest))
+
+    def on(self, machine: str) -> Rows:
+        """Return these rows without the steps and kernels that were timed on another machine."""
+        other = copy(self)
+        ids = self.timed[machine]
+        kept = {kind: self._kinds[kind].loc[lambda runs: runs["run_id"].isin(ids)] for kind in ("step", "kernel")}
+        other._kinds = {**self._kinds, **kept}
+        return other
 
     def find(self, kind: str, find: Mapping[str, str]) -> list[str]:
         """Return the ids of the runs of a kind (``plan``, ``step`` or ``kernel``) that fit, the last one last."""
@@ -104,7 +115,7 @@ class Rows:
     def words(self, run_id: str) -> str:
         """Return what a timed step is of: model, backends, whether its blocks were compiled, layers."""
         names = (self.fact(run_id, name) for name in ("model", "backend", "dense_backend"))
-        blocks = "compiled" if self._compiled else "not compiled"
+        blocks = "compiled" if self.compiled else "not compiled"
         words = "{}, {} over dense {}, blocks {}, {:g} layers".format(*names, blocks, self.size(run_id)[1])
         return words + linear_words(self._facts.loc[run_id])
 

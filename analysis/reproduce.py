@@ -3,14 +3,16 @@
 python -m analysis.reproduce                                 the tables that it knows
 python -m analysis.reproduce TABLE --commands [--smoke]      the commands that fill one on a machine without GPU
 python -m analysis.reproduce --commands --gpu                those that need one, of all tables
-python -m analysis.reproduce TABLE --runs DIR ... [--compiled] [--format markdown|latex|csv]
+python -m analysis.reproduce TABLE --runs DIR ... [--committed DIR ...] [--compiled] [--format markdown|latex|csv]
+
+Times in a published table are of one machine: of that of --runs, if these fill a value, else of that which fills most.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,8 @@ import pandas as pd
 from analysis import hardware, load
 from analysis.beside import beside_table
 from analysis.checks import check_rows
+from analysis.hardware import column
+from analysis.measures import measure
 from analysis.published_tables import Published, names, read
 from analysis.published_view import published_view
 from analysis.record_rows import Rows
@@ -27,31 +31,67 @@ from analysis.tables import add_writing, put
 from analysis.writer import Table, write
 from svg.results import MEASUREMENT_SCHEMA, RecordError
 
+_SMOKE = "smoke size: shows only that it runs"
 
-def tables(published: Published, folders: list[Path], compiled: bool = False) -> list[Table]:
+
+def tables(
+    published: Published,
+    folders: list[Path],
+    compiled: bool = False,
+    committed: Sequence[Path] = (),
+    mixed: bool = False,
+) -> list[Table]:
     """Return a published table and those beside it, filled from the runs below some folders.
 
     Args:
         published: The table.
-        folders: Of runs.
+        folders: Of runs that are one's own.
         compiled: Whether times come from steps with compiled blocks, or from those without.
+        committed: Of other runs, whose machine counts where one's own fill no value.
+        mixed: Whether times of several machines may stand in one table.
 
     Raises:
         RecordError: If a folder is missing or holds no run, none is complete, or rows cannot be told apart.
     """
-    return tables_of(published, *load_runs(folders), compiled)
+    runs, measurements = load_runs([*folders, *committed])
+    own = [str(run) for run, path in zip(runs["run_id"], column(runs, "path"), strict=True) if _is_below(path, folders)]
+    return tables_of(published, runs, measurements, compiled, own, mixed)
 
 
 def tables_of(
-    published: Published, runs: pd.DataFrame, measurements: pd.DataFrame, compiled: bool = False
+    published: Published,
+    runs: pd.DataFrame,
+    measurements: pd.DataFrame,
+    compiled: bool = False,
+    own: Collection[str] = (),
+    mixed: bool = False,
 ) -> list[Table]:
     """Return what ``tables`` does, from runs and measurements that ``load_runs`` returned."""
     rows = Rows(measurements, runs, compiled)
+    rows, left_out = (rows, []) if mixed else _of_one_machine(published, rows, own)
     first = published_view(published, rows, runs)
     others = [beside_table(published, part, rows, runs) for part in published.beside]
     lacking = [part.title for part, table in zip(published.beside, others, strict=True) if table is None]
-    notes = [f"{title}: no run is there yet; make reproduce-{published.name} makes them" for title in lacking]
+    notes = [f"Left out, for numbers of two machines do not compare: times of {name}" for name in left_out]
+    notes += [f"{title}: no run is there yet; make reproduce-{published.name} makes them" for title in lacking]
     return [replace(first, notes=(*first.notes, *notes)), *(table for table in others if table is not None)]
+
+
+def _of_one_machine(published: Published, rows: Rows, own: Collection[str]) -> tuple[Rows, list[str]]:
+    """Return the rows with the times of one machine, and the machines whose times would fill values, too."""
+    filled = {}
+    for name, ids in rows.timed.items():
+        used = [set(measure(rows.on(name), cell).runs) & set(ids) for cell in published.cells]
+        # That of own runs first, then that of most values.
+        filled[name] = any(runs.intersection(own) for runs in used), sum(map(bool, used))
+    if not filled:
+        return rows, []
+    chosen = max(filled, key=filled.__getitem__)
+    return rows.on(chosen), [name for name, (_, count) in filled.items() if count and name != chosen]
+
+
+def _is_below(path: str, folders: Iterable[Path]) -> bool:
+    return any(Path(path).is_relative_to(folder) for folder in folders)
 
 
 def load_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -95,11 +135,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("table", nargs="?", metavar="TABLE", help="which; without it, those that are known are listed")
     parser.add_argument("--runs", type=Path, nargs="*", default=[], metavar="DIR", help="folders of runs, at any depth")
+    parser.add_argument(
+        "--committed", type=Path, nargs="*", default=[], metavar="DIR", help="likewise, of others' runs"
+    )
     parser.add_argument("--commands", action="store_true", help="print the commands that fill it instead")
     parser.add_argument("--gpu", action="store_true", help="with --commands: those that need a GPU")
     parser.add_argument("--set", nargs="+", default=[], metavar="SETTING", help="with --gpu: settings of timed steps")
     parser.add_argument("--compiled", action="store_true", help="times of compiled blocks (default: of eager ones)")
-    parser.add_argument("--smoke", action="store_true", help="with --commands: at a size that only shows that they run")
+    parser.add_argument("--smoke", action="store_true", help="at a size that only shows that they run")
     add_writing(parser)
     options = parser.parse_args(arguments)
     try:
@@ -114,10 +157,13 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.table is None:
             put("".join(f"reproduce-{name}: {read(name).title}\n" for name in chosen), options.output)
         else:
-            made = tables(read(options.table), options.runs, options.compiled)
+            made = tables(read(options.table), options.runs, options.compiled, options.committed, options.allow_mixed)
             for table in made:
                 hardware.check(table.runs, allow_mixed=options.allow_mixed, allow_dirty=options.allow_dirty)
-            put(write(made, options.format), options.output)
+            if options.smoke:
+                made = [replace(table, name=f"smoke-{table.name}", title=f"{_SMOKE}. {table.title}") for table in made]
+            opening = {"markdown": f"{_SMOKE}\n\n", "latex": f"% {_SMOKE}\n", "csv": ""}[options.format]
+            put(opening * options.smoke + write(made, options.format), options.output)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

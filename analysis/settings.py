@@ -24,6 +24,8 @@ _OF_DENSE = ("model", "dense_backend", "config.compile", "config.device")
 _OF_BACKEND = ("config.backend.", "config.dense_backend.")
 # Hash of the code that made a run.
 _CODE = "config.code"
+# Said of machines that would read alike, where it differs between them: name, and the word for it.
+_TOLD = {"gpu.driver": "driver"}
 # The model itself is among the settings, by its fingerprint.
 _PER_MOMENT = ("provenance.command", "provenance.load_average", "provenance.model_path")
 
@@ -114,6 +116,31 @@ def machine_text(facts: dict[str, Any]) -> str:
     if "commit" in facts:
         parts.append(f"commit {facts['commit'][:10]}" + (" with uncommitted changes" if facts.get("dirty") else ""))
     return ", ".join(parts)
+
+
+def machine_texts(runs: pd.DataFrame) -> dict[str, str]:
+    """Return the line about each letter of `describe`; of those that would read alike, with the versions that differ.
+
+    Two may read alike all the same: what is left differs in nothing that a reader would ask for.
+    """
+    found = environments(runs)
+    texts = {letter: machine_text(facts) for letter, facts in found.items()}
+    alike: dict[str, list[str]] = {}
+    for letter, text in texts.items():
+        alike.setdefault(text, []).append(letter)
+    for letters in alike.values():
+        names = sorted({name for letter in letters for name in found[letter] if _told(name)})
+        for name in names:
+            values = {letter: found[letter].get(name) for letter in letters}
+            if len(set(values.values())) > 1:
+                for letter, value in values.items():
+                    texts[letter] += f", {_told(name)} {value}" if value is not None else f", no {_told(name)}"
+    return texts
+
+
+def _told(name: str) -> str:
+    """Return the word for a fact that tells machines of one line apart; empty for others."""
+    return name.removeprefix("versions.") if name.startswith("versions.") else _TOLD.get(name, "")
 
 
 def dense_settings(run: pd.Series) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.hardware import column
+from analysis.settings import describe, machine_texts
 
 # Where a record says it of the linear layers; where it does not, they are in the model's own precision.
 LINEAR_PRECISION = "config.model.linear_precision"
@@ -63,13 +64,14 @@ def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns ``run_id``, ``model``, ``call`` (``batch x heads x tokens x channels``, layers), ``backend``,
         ``dense_backend``, ``is_compiled`` (the transformer's blocks), ``linear`` (words on its linear layers),
+        ``environment`` (a letter of `analysis.settings.machine_texts`, the first of those that read alike),
         ``status``, ``error``, ``n`` (repetitions of the dense step), and those of ``COLUMNS``, NaN where nothing was
         measured. Times are medians in seconds; the density is by tiles.
     """
     chosen = step_runs(runs).sort_values(["model", "backend", "created"], kind="stable")
     is_whole = measurements["protocol"].isna() | (measurements["protocol"] == "tile")
     values = measurements[is_whole].set_index(["run_id", "quantity"])
-    chosen = chosen.assign(is_compiled=is_compiled(chosen))
+    chosen = chosen.assign(is_compiled=is_compiled(chosen), environment=_letters(chosen))
     rows = []
     for run in chosen.to_dict("records"):
         sizes = [run.get(f"config.call.{name}") for name in ("batch", "num_heads", "seq_len", "head_dim")]
@@ -79,11 +81,11 @@ def step_table(measurements: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         # A step of a model that is cut to a few layers is another one.
         call += "" if layers is None or pd.isna(layers) else f", {int(layers)} layers"
         row |= {"call": "–" if any(map(pd.isna, sizes)) else call, "error": run["error.message"]}
-        row |= {"is_compiled": run["is_compiled"], "linear": linear_words(run)}
+        row |= {"is_compiled": run["is_compiled"], "linear": linear_words(run), "environment": run["environment"]}
         row["n"] = _value(values, run["run_id"], "dense_step_s", "n")
         row |= {name: _value(values, run["run_id"], quantity) for name, (_, quantity, _) in COLUMNS.items()}
         rows.append(row)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype({"n": "Int64"} if rows else {})
     columns = ["model", "backend", "dense_backend", "density"]
     return table if table.empty else table.sort_values(columns, kind="stable", ignore_index=True)
 
@@ -92,12 +94,15 @@ def step_lines(measurements: pd.DataFrame, runs: pd.DataFrame) -> tuple[list[lis
     """Return the cells of the table, its headings first, and what the GPU's clocks were."""
     table = step_table(measurements, runs)
     lines = [list(HEADINGS)]
+    several = len(table) > 0 and table["environment"].nunique() > 1
     for row in table.to_dict("records"):
         compiled = ", compiled" if row["is_compiled"] else ""
-        named = [row["model"], row["call"], f"{row['backend']} vs {row['dense_backend']}{compiled}{row['linear']}"]
+        letter = f" [{row['environment']}]" if several and not pd.isna(row["environment"]) else ""
+        backends = f"{row['backend']} vs {row['dense_backend']}{compiled}{row['linear']}{letter}"
+        named = [row["model"], row["call"], backends]
         if row["status"] == "complete":
             cells = [_text(row[name], form) for name, (_, _, form) in COLUMNS.items()]
-            lines.append([*named, *cells, str(int(row["n"]))])
+            lines.append([*named, *cells, str(row["n"])])
         else:
             lines.append([*named, f"{row['status']}: {row['error']}", *[""] * len(COLUMNS)])
     notes = []
@@ -106,6 +111,13 @@ def step_lines(measurements: pd.DataFrame, runs: pd.DataFrame) -> tuple[list[lis
     if len(clocks):
         notes.append(f"Clock of the multiprocessors, median of each run: {clocks.min():.0f} to {clocks.max():.0f} MHz")
     return lines, notes
+
+
+def _letters(runs: pd.DataFrame) -> list[str | None]:
+    """Return the letter of each run's machine and code, one for all that read alike; None of a damaged run."""
+    texts, letters = machine_texts(runs), describe(runs)["environment"]
+    first = {text: letter for letter, text in reversed(texts.items())}
+    return [None if pd.isna(letter) else first[texts[letter]] for letter in letters[runs["run_id"]]]
 
 
 def _value(values: pd.DataFrame, run_id: str, quantity: str, column: str = "value") -> float:

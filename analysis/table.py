@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.footnotes import Footnotes
 from analysis.remarks import remarks
-from analysis.settings import counted, environments, listed, machine_text
+from analysis.settings import counted, listed, machine_texts
 from analysis.summary import FORMATS, QUALITY, cell, full_labels, interval_text, quality_columns, summary
 
 __all__ = ["print_summary", "summary"]
@@ -107,10 +107,10 @@ def _header(table: pd.DataFrame, runs: pd.DataFrame, width: int) -> list[str]:
     lines = [
         f"{listed(runs['model'].dropna())}: {counted(len(runs), 'run')}" + (f", {failed} failed" if failed else "")
     ]
-    found = environments(runs)
-    for letter, facts in found.items():
+    found = machine_texts(runs)
+    for letter, text in found.items():
         mark = f"[{letter}] " if len(found) > 1 else ""
-        lines += textwrap.wrap(mark + machine_text(facts), width, subsequent_indent="    ")
+        lines += textwrap.wrap(mark + text, width, subsequent_indent="    ")
     return lines
 
 

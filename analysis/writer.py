@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.hardware import column, hardware
-from analysis.settings import environments, listed, machine_text
+from analysis.settings import listed, machine_texts
 
 FORMATS = ("markdown", "latex", "csv")
 # What LaTeX reads as something else, and signs that not every one of its fonts has.
@@ -22,6 +22,9 @@ _LATEX = str.maketrans(
     | {">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "\n": " "}
     | {"×": r"$\times$", "±": r"$\pm$", "∞": r"$\infty$", "≤": r"$\leq$", "–": "--", "°": r"$^\circ$", "−": "$-$"}
 )
+
+# Signs of ten points that a line of LaTeX holds.
+_PAGE = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +73,14 @@ class Table:
     @property
     def below(self) -> tuple[str, ...]:
         """What stands below the lines: the machines and code behind their letters, and the notes."""
+        return (*(f"[{letter}] {text}" for letter, text in self.letters.items()), *self.notes)
+
+    @property
+    def letters(self) -> dict[str, str]:
+        """The machine and code behind each letter that a line names."""
         texts = [text for cells in self.cells for text in cells]
-        found = environments(self.runs) if len(self.runs) else {}
-        shown = {letter: facts for letter, facts in found.items() if any(f"[{letter}]" in text for text in texts)}
-        return (*(f"[{letter}] {machine_text(facts)}" for letter, facts in shown.items()), *self.notes)
+        found = machine_texts(self.runs) if len(self.runs) else {}
+        return {letter: text for letter, text in found.items() if any(f"[{letter}]" in cell for cell in texts)}
 
     @property
     def _code(self) -> str:
@@ -112,12 +119,21 @@ def grid(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """Return a ``table`` environment; it needs ``\\usepackage{booktabs}``. Notes stand behind the caption."""
-    caption = " ".join(f"{sentence.rstrip('.')}." for sentence in (table.caption, *table.below))
+    """Return a ``table`` environment with its notes below; it needs ``\\usepackage{booktabs,graphicx}``.
+
+    A table that is wider than a page is shrunk to its text.
+    """
+    notes = [escape(f"{note.rstrip('.')}.") + r"\par" for note in table.below]
     head, *body = [" & ".join(map(escape, cells)) + r" \\" for cells in (table.headings, *table.cells)]
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(caption)}}}", rf"\label{{tab:{table.name}}}"]
-    lines += [rf"\begin{{tabular}}{{{table.align}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
-    return "\n".join([*lines, r"\end{tabular}", r"\end{table}", ""])
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(table.caption)}.}}", rf"\label{{tab:{table.name}}}"]
+    grid = [rf"\begin{{tabular}}{{{table.align}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+    grid.append(r"\end{tabular}")
+    # Two signs of every column are the space between it and the next.
+    width = sum(2 + max(map(len, texts)) for texts in zip(table.headings, *table.cells, strict=True))
+    if width > _PAGE:
+        grid = [r"\resizebox{\linewidth}{!}{" + grid[0], *grid[1:-1], grid[-1] + "}"]
+    below = [r"\par\smallskip", r"{\footnotesize\raggedright", *notes, "}"] if notes else []
+    return "\n".join([*lines, *grid, *below, r"\end{table}", ""])
 
 
 def escape(text: str) -> str:

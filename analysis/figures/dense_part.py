@@ -14,7 +14,7 @@ from analysis.settings import listed
 from analysis.summary import FORMATS
 
 _ACROSS, _DOWN = "first_times_fp", "first_layers_fp"
-_MAKES = "experiment=grid"
+_MAKES = "experiment=dense_part"
 
 
 @look.in_one_look

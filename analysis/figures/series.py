@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from analysis.figures.look import styles
 from analysis.intervals import few_prompts_text
-from analysis.settings import counted, environments, knob_text, machine_text, natural
+from analysis.settings import counted, knob_text, machine_texts, natural
 from analysis.statistics import Value, estimate
 from analysis.summary import FORMATS, QUALITY, full_labels, summary
 
@@ -245,7 +245,7 @@ def untimed_note(table: pd.DataFrame, words: str) -> str:
 def machine_notes(runs: pd.DataFrame, letters: Iterable[str]) -> list[str]:
     """Return a line on each machine and code behind some of the letters of `analysis.settings.describe`."""
     shown = set(letters)
-    found = {letter: machine_text(facts) for letter, facts in environments(runs).items() if letter in shown}
+    found = {letter: text for letter, text in machine_texts(runs).items() if letter in shown}
     return [f"[{letter}] {text}." if len(shown) > 1 else f"Measured on {text}." for letter, text in found.items()]
 
 

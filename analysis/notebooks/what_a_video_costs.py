@@ -26,13 +26,14 @@ from analysis.summary import summary
 # are left out, so `speedup` is that of denoising alone. It is smaller than a single step's, by the dense steps.
 
 # %%
-video_costs(*records("results/h200")).round(1)
+video_costs(*records("results/h200")).round(2)
 
 # %% [markdown]
-# Every model on an H100, its blocks as they are:
+# On an H100, every model with its blocks as they are; five of them with compiled blocks, too, and HunyuanVideo with
+# attention in FP8 besides, once with its linear layers in FP8 as well. `backend` says which row is which:
 
 # %%
-video_costs(*records("results/h100")).round(1)
+video_costs(*records("results/h100")).round(2)
 
 # %% [markdown]
 # ## The embedded model, measured

@@ -117,3 +117,11 @@ def test_a_folder_without_a_choice_is_refused_in_one_line(tmp_path, capsys, hold
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("error: ") and said.err.count("\n") == 1 and str(tmp_path) in said.err
+
+
+def test_a_folder_of_failed_runs_alone_is_refused_by_name(tmp_path, capsys):
+    with pytest.raises(RuntimeError):
+        write(tmp_path, "failed", {("a", 0, 0, 0): [0.0]}, fails=True)
+    assert main([str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err == "error: no run is complete; failed is failed: cut off\n"

@@ -13,11 +13,11 @@ from scipy.special import stdtrit
 from analysis import documents, reproduce
 from analysis.measured import Measured
 from analysis.measures import MEASURES
-from analysis.published_tables import differences, names, read
+from analysis.published_tables import WORDS, differences, names, read
 from analysis.readme_numbers import unbacked
 from analysis.reproduce_commands import commands
 from analysis.targets import read_rows
-from analysis.verdicts import CANNOT, DIFFERS, NOT_MEASURED, REPRODUCED, TO_THE_DIGIT, judge
+from analysis.verdicts import CANNOT, DIFFERS, NOT_MEASURED, TO_THE_DIGIT, judge
 from analysis.writer import Table
 from svg.results import Measurement, RunWriter
 from tests.fake_runs import PROVENANCE
@@ -89,7 +89,7 @@ def made(name: str, *folders: Path, compiled: bool = False) -> list[Table]:
 
 def line(name: str, row_name: str, column: str, *folders: Path) -> tuple[str, ...]:
     table = made(name, *folders)[0]
-    [found] = [cells for cells in table.cells if cells[:2] == (row_name, column)]
+    [found] = [cells for cells in table.cells if cells[:2] == (row_name, WORDS[column])]
     return found[3:]
 
 
@@ -115,7 +115,9 @@ def test_operations_times_and_kernels_can_always_be_measured():
 def test_a_verdict_needs_the_interval_and_a_difference_its_side():
     [cell] = [cell for cell in read("svg-table1").cells if cell.row == "HunyuanVideo T2V, SVG" and cell.unit == "×"]
     assert judge(cell, Measured(1.924)).kind == TO_THE_DIGIT
-    assert judge(cell, Measured(1.7, half_width=0.22)).kind == REPRODUCED
+    assert str(judge(cell, Measured(1.83, 0.09, 3))) == "reproduced within its interval: 1.740 to 1.920, n=3"
+    # So wide an interval holds other values as well.
+    assert str(judge(cell, Measured(1.7, 0.22, 3))) == "interval too wide to tell: 1.480 to 1.920, n=3"
     assert str(judge(cell, Measured(1.7, half_width=0.2))) == "differs: dense_kernel"
     assert str(judge(cell, Measured(2.2))) == "differs: other_machine, our_mask"
     [dense] = [cell for cell in read("svg-table1").cells if cell.column == "pflops" and cell.row.endswith("dense")]
@@ -140,7 +142,7 @@ def test_a_latency_is_that_of_all_steps_under_the_fastest_backend_with_its_inter
 def test_compiled_and_eager_steps_are_not_mixed(folder):
     for compiled, seconds, blocks in ((False, "620", "fast over dense flash3, blocks not"), (True, "372", "quick")):
         table = made("svg-table1", folder, compiled=compiled)[0]
-        [cells] = [cells for cells in table.cells if cells[:2] == ("HunyuanVideo T2V, SVG", "latency_s")]
+        [cells] = [cells for cells in table.cells if cells[:2] == ("HunyuanVideo T2V, SVG", "latency")]
         assert cells[4].startswith(f"{seconds} ±")
         [said] = [note for note in table.notes if note.startswith("Steps timed: ")]
         assert blocks in said and ("blocks compiled" in said) == compiled
@@ -155,8 +157,8 @@ def test_a_step_of_few_layers_stands_for_one_of_all_where_none_was_timed(folder)
     assert line("svg-table1", name, "speedup", folder)[1].startswith(f"{1000 / (12 * 20 + 38 * sparse_s):.2f} ±")
     assert any(note.startswith("composed: a dense step of all") for note in made("svg-table1", folder)[0].notes)
     [alone] = [cells for cells in made("svg-table1", folder, compiled=True)[0].cells
-               if cells[:2] == (name, "latency_s")]  # fmt: skip
-    assert alone[4] == "–"
+               if cells[:2] == (name, "latency")]  # fmt: skip
+    assert alone[4:] == ("–", "not measured: run make bench-published compiled=1 on a GPU")
 
 
 def test_steps_in_8_bits_stand_in_rows_of_their_own(folder):
@@ -201,8 +203,49 @@ def test_quality_of_tiny_models_stands_under_its_own_heading(folder):
     assert tiny.title.startswith("Tiny models") and "Example CPU" in tiny.caption
     assert tiny.cells[0] == ("0.1 % of the queries (4 of 4,080)", "30.00", "–", "–", "0.75", "–")
     assert tiny.cells[2][1:] == ("not run",) * 5
+    assert (
+        "SSIM of 0.1 % of the queries (4 of 4,080), 1 % of the queries (41): not asked for (quality.metrics)"
+        in tiny.notes
+    )
     [alone] = reproduce.tables(read("svg-sampling"), [folder / "plans"])
     assert alone.notes[-1].startswith("Tiny models: no run is there yet")
+
+
+def test_times_of_a_table_are_of_one_machine_that_of_ones_own_runs_first(folder, tmp_path):
+    def latencies(*own: Path, committed: Path) -> tuple[str, Table]:
+        table = reproduce.tables(read("svg-table1"), list(own), committed=[committed])[0]
+        return next(cells[4] for cells in table.cells if cells[:2] == ("HunyuanVideo T2V, SVG", "latency")), table
+
+    # It fills fewer values than the rows of the other machine, and fills them faster.
+    timed = [row("dense_step_s", 10.0, 3, 0.1), row("step_s", 5.0, 3, 0.1), row("speedup", 2.0, 3)]
+    config = {"weights": "random", "method": SVG, "call": {"seq_len": 119056}}
+    config["model"] = {"transformer": {"num_layers": 60}}
+    other = CLEAN | {"gpu": {"name": "Other GPU", "driver": "1"}}
+    record(tmp_path / "mine", "mine", timed, config, other)
+    theirs, table = latencies(folder / "plans", committed=tmp_path / "mine")
+    assert theirs.startswith("310 ±") and table.facts["hardware"] == "Other GPU"
+    plans, steps = folder / "plans", folder / "deep"
+    for own, committed, name, seconds in (
+        ([plans, tmp_path / "mine"], steps, "Other GPU", "310 ±"),
+        ([plans, steps], tmp_path / "mine", "Example GPU 80 GB", "620 ±"),
+        ([plans, steps, tmp_path / "mine"], plans, "Example GPU 80 GB", "620 ±"),
+    ):
+        text, table = latencies(*own, committed=committed)
+        [left] = {"Other GPU", "Example GPU 80 GB"} - {name}
+        assert text.startswith(seconds) and table.facts["hardware"] == name
+        assert f"Left out, for numbers of two machines do not compare: times of {left}" in table.notes
+
+
+def test_what_has_no_interval_says_why(folder):
+    notes = made("svg-breakdown", folder)[0].notes
+    assert "No interval: HunyuanVideo T2V, kernels: of a step and of a kernel, timed apart" in notes
+    assert any(note.startswith("No interval: HunyuanVideo T2V, FP8 besides; HunyuanVideo T2V, all") for note in notes)
+
+
+@pytest.mark.parametrize(("form", "first"), [("markdown", ""), ("latex", "% ")])
+def test_a_table_of_smoke_size_opens_with_saying_so(folder, capsys, form, first):
+    assert reproduce.main(["svg-sampling", "--runs", str(folder / "tiny"), "--smoke", "--format", form]) == 0
+    assert capsys.readouterr().out.startswith(f"{first}smoke size: shows only that it runs\n")
 
 
 def test_two_runs_that_fit_one_line_are_refused_by_name(folder, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from analysis import documents, load
 from analysis.steps import LINEAR_PRECISION, step_lines, step_runs, step_table
+from analysis.views import steps_view
 from tests.fake_runs import write_fake_runs
 from tests.fake_steps import write_fake_steps
 
@@ -47,6 +48,23 @@ def test_a_document_takes_the_table_with_failures_gaps_and_the_machine(folder):
     assert "- Measured on Example GPU 80 GB, torch 2.13.0+cpu, commit 0123456789" in filled
     assert "1755 to 1755 MHz" in filled
     assert documents.fill(filled, folder) == filled
+
+
+def test_a_row_names_the_letter_of_its_machine_and_what_tells_two_letters_apart(folder):
+    rows, runs = load.measurements(folder / "runs"), load.runs(folder / "runs")
+    runs["provenance.cpu.cores"] = range(len(runs))
+    lines, _ = step_lines(rows, runs)
+    # Two machines that read alike are one.
+    assert not any("[" in line[2] for line in lines)
+    has_torchao = (runs["run_id"] == "step-hunyuan_video_t2v-flex").astype(object)
+    runs["provenance.versions.torchao"] = has_torchao.map({True: "0.18.0", False: None})
+    table = steps_view(rows, runs)
+    letters = [cells[2][-3:] for cells in table.cells]
+    assert letters[0] == letters[1] != letters[2]
+    assert [note for note in table.below if note.startswith("[")] == [
+        f"{letter} Example GPU 80 GB, torch 2.13.0+cpu, commit 0123456789 with uncommitted changes, {word}"
+        for letter, word in sorted({letters[0]: "no torchao", letters[2]: "torchao 0.18.0"}.items())
+    ]
 
 
 def test_linear_layers_in_fp8_are_said_wherever_steps_are_named(folder):

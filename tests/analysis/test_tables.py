@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pytest
 
 from analysis import load, paired, tables
 from analysis.figures import __main__ as figures
+from analysis.footnotes import Footnotes
 from analysis.views import paired_view, steps_view, summary_view
 from analysis.writer import Table, escape, grid, write
 from svg.results import Measurement, RunWriter
@@ -94,12 +96,25 @@ def test_latex_has_the_cells_of_markdown_in_booktabs_and_no_sign_that_it_reads_o
     assert text.isascii() and text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
 
 
+def test_latex_has_its_notes_below_and_shrinks_what_is_wider_than_a_page(table):
+    text = write([table], "latex")
+    caption, below = text[: text.index(r"\label")], text[text.index(r"\end{tabular}") :]
+    assert escape(table.caption) in caption and all(escape(note.rstrip(".")) in below for note in table.below)
+    assert escape(table.below[0].rstrip(".")) not in caption
+    assert r"\resizebox{\linewidth}{!}{\begin{tabular}" in text and r"\end{tabular}}" in text
+    narrow = replace(table, headings=("a", "b"), cells=(("1", "2"),), align="lr", notes=())
+    assert r"\resizebox" not in write([narrow], "latex")
+
+
 def test_csv_holds_unrounded_numbers_and_the_captions_facts_in_every_line(table):
     lines = list(csv.DictReader(io.StringIO(write([table], "csv"))))
     assert len(lines) == len(table.cells)
     assert {line["hardware"] for line in lines} == {table.facts["hardware"]}
     assert all(line["code"] and line["dense_backend"].startswith("sdpa") for line in lines)
+    if table.name == "steps":
+        assert {line["n"] for line in lines} == {"3", ""}
     if table.name == "paired":
+        assert {line["quantity"] for line in lines} == {"psnr_db"}
         assert float(lines[0]["difference"]) == 2.0 and len(lines[0]["low"]) > 8
     if table.name == "runs":
         assert {line["psnr_db"] for line in lines} == {"", "30.123456789"}
@@ -193,6 +208,19 @@ def test_a_number_that_some_videos_lack_has_a_footnote_with_the_reason(tmp_path)
     assert {cells[2] for cells in table.cells} == {"2.00× [1]", "n/a [2]"}
     footnotes = ["[1] speed-up: 1 of 2 unavailable", "[2] speed-up: unavailable"]
     assert list(table.notes[-2:]) == [f"{text}: the machine was busy" for text in footnotes]
+
+
+def test_footnotes_that_differ_in_numbers_alone_are_one():
+    notes = Footnotes()
+    busy = "{} of 16 unavailable: the machine was busy for {} s with a7.pth"
+    numbers = [notes.number("speedup", busy.format(3, "1.50")), notes.number("psnr_db", "unavailable")]
+    numbers += [notes.number("denoise_speedup", busy.format(11, "0.9")), notes.number("ssim", "unavailable")]
+    assert numbers == [1, 2, 1, 2]
+    assert notes.texts() == [
+        "speed-up, denoising speed-up (2 of the kind): 3 to 11 of 16 unavailable: the machine was busy for 0.9 to "
+        "1.50 s with a7.pth",
+        "PSNR dB, SSIM: unavailable",
+    ]
 
 
 def test_quality_that_no_run_has_is_a_note_with_its_reason_and_an_identical_video_no_number(folder, capsys):

@@ -44,7 +44,7 @@ class Claim:
     command: str
     each: Mapping[str, list[Any]] = field(default_factory=dict)
     rather: Mapping[str, Any] = field(default_factory=dict)
-    shape: list[int] | None = None
+    case: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.better not in ("lower", "higher"):
@@ -115,13 +115,13 @@ def judge(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> Verdi
         return Verdict(claim, None, None, NOT_MEASURED + at)
     value, gpu = (min if claim.better == "higher" else max)(found)
     short = value / claim.target - 1 if claim.better == "lower" else 1 - value / claim.target
-    said = "reached" if short <= 0 else f"short by {100 * short:.1f} %"
+    said = "reached" if short <= 0 else f"short by {100 * short:.2g} %"
     return Verdict(claim, value, gpu, ", without ".join([said, *without]))
 
 
 def _having(runs: pd.DataFrame, name: str, value: Any) -> pd.DataFrame:
-    """Return the runs that have a value in a column; none where there is no such column."""
-    return runs[(runs[name] == value).fillna(False)] if name in runs else runs.iloc[:0]
+    """Return the runs that have a value in a column, "none" where they have none; nothing if there is no such column."""
+    return runs[(runs[name] == value).fillna(value == "none")] if name in runs else runs.iloc[:0]
 
 
 def _newest(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> tuple[float, str] | None:
@@ -129,9 +129,12 @@ def _newest(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> tup
     texts = [claim.value] if isinstance(claim.value, str) else claim.value
     for run in runs.sort_values("created", ascending=False, kind="stable").to_dict("records"):
         rows = measurements[measurements["run_id"] == run["run_id"]]
-        if claim.shape is not None:
-            cases = [one["prompt_id"] for one in run["prompts"] if json.loads(one["text"])["shape"] == claim.shape]
-            rows = rows[rows["prompt_id"].isin(cases)]
+        if claim.case:
+            cases = {one["prompt_id"]: json.loads(one["text"]) for one in run["prompts"]}
+            wanted = [
+                name for name, case in cases.items() if claim.case.items() <= {"wide_values": False, **case}.items()
+            ]
+            rows = rows[rows["prompt_id"].isin(wanted)]
         known = means(rows)
         for text in texts:
             try:

@@ -63,7 +63,7 @@ def verdict(folder, **changes):
         ({"value": "video_step_s"}, None, "not measured"),
         ({"where": {"model": "y"}}, None, "not measured"),
         ({"where": {"config.no.such": 1}}, None, "not measured"),
-        ({"value": "rate", "shape": [1, 1], "better": "higher", "target": 101}, 101.0, "reached"),
+        ({"value": "rate", "case": {"shape": [1, 1]}, "better": "higher", "target": 101}, 101.0, "reached"),
         ({"each": {"config.method.density": [0.25]}}, 8.0, "reached"),
         ({"rather": {"config.weights": "random"}}, 8.0, "reached"),
         ({"rather": {"config.compile": True}}, 8.0, "reached, without compile=true"),

@@ -120,7 +120,7 @@ def judge(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> Verdi
 
 
 def _having(runs: pd.DataFrame, name: str, value: Any) -> pd.DataFrame:
-    """Return the runs that have a value in a column, "none" where they have none; nothing if there is no such column."""
+    """Return the runs that have a value in a column, "none" for none at all; nothing without such a column."""
     return runs[(runs[name] == value).fillna(value == "none")] if name in runs else runs.iloc[:0]
 
 

@@ -28,7 +28,7 @@ _ERROR = "check_relative_error"
 _MAKES = "experiment=fp8"
 # Computes in float32 whatever it models.
 _MODEL = "reference"
-_ERRORS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+_ERRORS = (1e-6, 1e-5, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 @look.in_one_look

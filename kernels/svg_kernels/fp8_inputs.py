@@ -98,12 +98,11 @@ def prepare(
 AXES = ("item", "head", "token")
 
 
-def prepare_queries(query: torch.Tensor, score_type: ScoreType = "e4m3") -> tuple[torch.Tensor, torch.Tensor, Launch]:
-    """Return queries in 8 bits, the scale of each, and the launch that fills both.
+def prepare_queries(query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Launch]:
+    """Return queries in e4m3, the scale of each, and the launch that fills both.
 
     Args:
         query: ``(batch, num_heads, seq_len, head_dim)``, channels contiguous; head_dim a power of two from 32.
-        score_type: What they become.
 
     Returns:
         ``(batch, num_heads, padded_len, head_dim)``, mixed; float32 ``(batch, num_heads, padded_len)``, by which they
@@ -111,7 +110,7 @@ def prepare_queries(query: torch.Tensor, score_type: ScoreType = "e4m3") -> tupl
     """
     batch, num_heads, seq_len, head_dim = query.shape
     padded_len = -(-seq_len // BLOCK) * BLOCK
-    rows = torch.empty(batch, num_heads, padded_len, head_dim, dtype=SCORE_TYPES[score_type], device=query.device)
+    rows = torch.empty(batch, num_heads, padded_len, head_dim, dtype=SCORE_TYPES["e4m3"], device=query.device)
     scales = torch.empty(batch, num_heads, padded_len, dtype=torch.float32, device=query.device)
     arguments = {
         "query": query,
@@ -124,8 +123,8 @@ def prepare_queries(query: torch.Tensor, score_type: ScoreType = "e4m3") -> tupl
         "padded_len": padded_len,
         "HEAD_DIM": head_dim,
         "QUERIES": ROUNDED_QUERIES,
-        "IS_INT8": score_type == "int8",
-        "MOST": MOST[score_type],
+        "IS_INT8": False,
+        "MOST": MOST["e4m3"],
         "INTERPRET": is_interpreted(round_queries),
     }
     grid = padded_len // ROUNDED_QUERIES, batch * num_heads

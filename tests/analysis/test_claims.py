@@ -55,8 +55,8 @@ def verdict(folder, **changes):
     [
         ({}, 8.0, "reached"),
         ({"target": 8.0}, 8.0, "reached"),
-        ({"target": 5.0}, 8.0, "short by 60.0 %"),
-        ({"better": "higher"}, 8.0, "short by 20.0 %"),
+        ({"target": 5.0}, 8.0, "short by 60 %"),
+        ({"better": "higher"}, 8.0, "short by 20 %"),
         ({"value": "phase_s[attention] * 2 + share"}, 4.5, "reached"),
         ({"value": ["step_s[whole]", "step_s"]}, 8.0, "reached"),
         ({"value": "step_s[whole]"}, None, "not measured"),

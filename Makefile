@@ -63,9 +63,9 @@ demo-models: $(EMBEDDED) $(READY)  ## Run sparse against dense on all embedded m
 	@$(RUN) -m experiments.compare -m experiment=demo_models runs_dir=runs/demo_models
 	@$(RUN) -m analysis.report runs/demo_models
 
-# Plans and kernels have none.
+# Plans, kernels and the tables of tiny models have none.
 figures: $(READY)  ## Draw every figure that the committed rows allow into runs/figures
-	@for folder in $(filter-out results/plans results/kernels,$(wildcard results/*)); do $(RUN) -m analysis.figures $$folder --output runs/figures/$$(basename $$folder) || exit; done
+	@for folder in $(filter-out results/plans results/kernels results/published_tiny,$(wildcard results/*)); do $(RUN) -m analysis.figures $$folder --output runs/figures/$$(basename $$folder) || exit; done
 
 reproduce: $(READY)  ## List published tables; make reproduce-TABLE sets one beside what is measured here (smoke=1 format=latex compiled=1)
 	@$(RUN) -m analysis.reproduce

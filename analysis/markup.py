@@ -12,7 +12,7 @@ from analysis.causes import Causes
 from analysis.colors import Colors
 from analysis.elements import breakable, cell, descriptions, method_name, of_runs, sortable
 from analysis.remarks import remarks
-from analysis.settings import counted, environments, listed
+from analysis.settings import counted, environments, listed, machine_text, machine_texts
 from analysis.statistics import Values, estimate
 from analysis.steps import step_runs
 from analysis.summary import FORMATS, full_labels, interval_text, quality_columns
@@ -23,15 +23,17 @@ _SPEEDS = ("speedup", "denoise_speedup", "attention_speedup")
 
 def facts(runs: pd.DataFrame) -> str:
     """Return what ran where, as the items of a description list."""
-    found = environments(runs)
+    found, told = environments(runs), machine_texts(runs)
     items = [("Model", listed(runs["model"].dropna()))]
     for letter, facts_of in found.items():
         versions = [(name.removeprefix("versions."), value) for name, value in facts_of.items() if "versions." in name]
         chosen = [f"{name} {value}" for name, value in versions if name in ("python", "torch", "diffusers", "cuda")]
+        # Behind the line about a machine stands what tells it apart from one of the same line.
+        differing = told[letter].removeprefix(machine_text(facts_of))
         texts = {
             "Machine": _machine(facts_of),
             "Code": _code(facts_of),
-            "Versions": ", ".join(chosen) or "unknown",
+            "Versions": (", ".join(chosen) or "unknown") + differing,
         }
         # Of several, each is one item.
         items += texts.items() if len(found) == 1 else [(f"Machine and code {letter}", "; ".join(texts.values()))]

@@ -286,6 +286,6 @@ def test_the_command_lists_tables_writes_one_and_says_what_is_wrong_in_one_line(
 
 @pytest.mark.slow
 def test_committed_rows_fill_the_tiny_models_of_table_1():
-    _, tiny = reproduce.tables(read("svg-table1"), [ROOT / "results" / "ablation"])
+    _, tiny = reproduce.tables(read("svg-table1"), [ROOT / "results" / "published_tiny" / "svg-table1"])
     assert [cells[1].split(" [")[0] for cells in tiny.cells] == ["31.02", "25.28", "25.03"]
     assert "16 videos" in tiny.caption and "NVIDIA H100" in tiny.caption

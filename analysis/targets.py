@@ -131,10 +131,9 @@ def _newest(claim: Claim, runs: pd.DataFrame, measurements: pd.DataFrame) -> tup
         rows = measurements[measurements["run_id"] == run["run_id"]]
         if claim.case:
             cases = {one["prompt_id"]: json.loads(one["text"]) for one in run["prompts"]}
-            wanted = [
-                name for name, case in cases.items() if claim.case.items() <= {"wide_values": False, **case}.items()
-            ]
-            rows = rows[rows["prompt_id"].isin(wanted)]
+            # A flag that a case does not have is false.
+            fits = [name for name, case in cases.items() if all(case.get(k, False) == v for k, v in claim.case.items())]
+            rows = rows[rows["prompt_id"].isin(fits)]
         known = means(rows)
         for text in texts:
             try:

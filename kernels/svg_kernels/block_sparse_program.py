@@ -87,9 +87,8 @@ def attention(
     descriptors. ROW_SPLIT blocks of queries share a row of tiles; KEY_SPLIT steps walk through one tile. outgrown,
     where given, ``(1 + items * heads * num_rows * 2,)``, marks the rows to compute, first of all whether there are any.
     """
-    if outgrown is not None:  # noqa: SIM102 - Triton asks both halves of an "and", here of no tensor.
-        if tl.load(outgrown) == 0:
-            return
+    if outgrown is not None and tl.load(outgrown) == 0:
+        return
     item, head, pattern, row, part = _row_of_program(
         row_order, assignment, stride_assignment_item, stride_assignment_head, num_items, num_heads, num_rows,
         num_heavy, ROW_SPLIT,
@@ -97,9 +96,8 @@ def attention(
     query_start = (row * ROW_SPLIT + part) * BLOCK_QUERIES
     if query_start >= seq_len:
         return
-    if outgrown is not None:  # noqa: SIM102
-        if not _has_outgrown(outgrown, item * num_heads + head, num_rows, row):
-            return
+    if outgrown is not None and not _has_outgrown(outgrown, item * num_heads + head, num_rows, row):
+        return
     row_index = pattern * num_rows + row
     tiles += tl.load(starts + row_index)
     full_count = tl.load(full_counts + row_index)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import or_
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,6 +19,7 @@ from svg.plan import AttentionPlan
 from svg.reordered import ReorderedPairs
 
 INTEGERS = tuple(field.name for field in fields(TokenPattern))
+MOST_RUNS = 3  # of a row of whole tiles: first frame, band and text
 
 TileLists = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -36,6 +38,9 @@ class Palette:
         places: int32 ``(patterns, 2, tokens)``: where each query and each key stands in the pattern's own order. None
             where all tokens were moved there.
         own_state: As ``state``, of the tiles in that order.
+        runs: int32 ``(patterns, MOST_RUNS, 2, query_tiles)``: from where up to where the tiles that a row of that order
+            keeps stand side by side, in tokens of that order. None where all tokens were moved, and where some tile
+            is kept in part or some row has more runs.
     """
 
     state: torch.Tensor
@@ -43,10 +48,12 @@ class Palette:
     integers: torch.Tensor
     places: torch.Tensor | None = None
     own_state: torch.Tensor | None = None
+    runs: torch.Tensor | None = None
 
 
 # Masks that are still alive, by device.
 _entry_of: WeakKeyDictionary[BlockMask, dict[torch.device, Palette]] = WeakKeyDictionary()
+_runs_of: WeakKeyDictionary[BlockMask, dict[torch.device, torch.Tensor | None]] = WeakKeyDictionary()
 
 
 def is_known(mask: BlockMask | None) -> bool:
@@ -79,6 +86,7 @@ def palette(plan: AttentionPlan, seq_len: int, sizes: tuple[int, int], device: t
         _each_list(lambda part: torch.stack([entry.lists[part] for entry in entries])),
         torch.stack([entry.integers for entry in entries]),
         *_in_place(entries, max(-(-seq_len // size) * size for size in sizes), device),
+        _all_runs(plan, entries, seq_len, sizes[0], device),
     )
 
 
@@ -117,6 +125,7 @@ def mask_mod(
     """
     state = (tiles.state if tiles.own_state is None else tiles.own_state)[assignment]
     integers, places = tiles.integers[assignment], None if tiles.places is None else tiles.places[assignment]
+    runs = None if tiles.runs is None else tiles.runs[assignment]
     if lengths is None:
         lengths = torch.full((assignment.shape[0],), seq_len, device=assignment.device)
     query_size, key_size = sizes
@@ -125,6 +134,14 @@ def mask_mod(
         is_there = key < lengths[batch]
         if places is not None:
             query, key = places[batch, head, 0, query], places[batch, head, 1, key]
+        if runs is not None:
+            # Ends are read once for each query; a state is read for each pair, which takes many times as long.
+            row = query // query_size
+            in_run = [
+                (key >= runs[batch, head, run, 0, row]) & (key < runs[batch, head, run, 1, row])
+                for run in range(MOST_RUNS)
+            ]
+            return reduce(or_, in_run) & is_there
         tile = state[batch, head, query // query_size, key // key_size]
         kept = (tile == FULL) | ((tile == PARTIAL) & _pattern_keeps(integers, batch, head, query, key))
         return kept & is_there
@@ -192,6 +209,42 @@ def _in_place(
     ]
     states = [entry.state if entry.own_state is None else entry.own_state for entry in entries]
     return torch.stack(places), torch.stack(states)
+
+
+def _all_runs(
+    plan: AttentionPlan, entries: list[Palette], seq_len: int, query_size: int, device: torch.device
+) -> torch.Tensor | None:
+    """Return the runs of all patterns; None where all tokens were moved or some pattern has none."""
+    if all(entry.places is None for entry in entries):
+        return None
+    everything = torch.zeros(MOST_RUNS, 2, -(-seq_len // query_size), dtype=torch.int32)
+    everything[0, 1] = seq_len
+    stacked = []
+    for mask in (pattern.mask for pattern in plan.patterns):
+        by_device = {} if mask is None else _runs_of.setdefault(mask, {})
+        if device not in by_device:
+            runs = everything if mask is None else _runs(mask)
+            by_device[device] = None if runs is None else send(runs, device)
+        if (sent := by_device[device]) is None:
+            return None
+        stacked.append(sent)
+    return torch.stack(stacked)
+
+
+def _runs(mask: BlockMask) -> torch.Tensor | None:
+    """Return where the runs of whole tiles in each row of a mask's own order begin and end, ``Palette.runs`` of one."""
+    if isinstance(mask.pattern, ReorderedPairs):
+        ordered = mask.pattern.pattern.mask
+        assert ordered is not None
+        mask = ordered
+    change = pad((mask.tile_map == FULL).int(), (1, 1)).diff(dim=1)
+    if mask.has_partial or int((change == 1).sum(1).max()) > MOST_RUNS:
+        return None
+    runs = torch.zeros(MOST_RUNS, 2, change.shape[0], dtype=torch.int32)
+    for end, is_end in enumerate((change == 1, change == -1)):
+        row, tile = is_end.nonzero(as_tuple=True)
+        runs[is_end.cumsum(1)[row, tile] - 1, end, row] = mask.key_offsets[tile].int()
+    return runs
 
 
 def _entry(state: torch.Tensor, pattern: TokenPattern | None, device: torch.device) -> Palette:

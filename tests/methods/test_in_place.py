@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from svg import backends
+from svg.backends._flex_tiles import MOST_RUNS, mask_mod, palette
 from svg.backends.cpu_gather import CpuGatherBackend
 from svg.backends.flex import FlexBackend
 from svg.backends.reference import ReferenceBackend
@@ -64,6 +67,28 @@ def test_backends_compute_it(backend, rounding):
     plan = methods(rounding=rounding)[1].plan(inputs_of(*tensors), context_of(layout))
     expected = masked_attention(*tensors, kept_by_head(plan, 2, 3, layout.seq_len))
     assert torch.allclose(backend(*tensors, plan), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("has_dense_head", [False, True])
+def test_flex_reads_whole_tiles_as_runs_of_keys(layout, has_dense_head):
+    patterns = methods()[1].patterns(layout) + (HeadPattern("dense"),) * has_dense_head
+    plan = AttentionPlan(patterns, torch.tensor([[1, 0, 1, len(patterns) - 1]]))
+    tiles = palette(plan, layout.seq_len, (8, 8), torch.device("cpu"))
+    assert tiles.runs is not None and tiles.runs.shape[:3] == (len(patterns), MOST_RUNS, 2)
+    query, key = torch.arange(layout.seq_len)[:, None], torch.arange(layout.seq_len)[None, :]
+    by_run, by_state = (
+        mask_mod(each, plan.assignment, None, (8, 8), layout.seq_len) for each in (tiles, replace(tiles, runs=None))
+    )
+    for head, kept in enumerate(kept_by_head(plan, 1, 4, layout.seq_len)[0]):
+        at = torch.tensor(0), torch.tensor(head), query, key
+        assert torch.equal(by_run(*at), kept) and torch.equal(by_state(*at), kept)
+
+
+def test_flex_has_no_runs_of_tiles_that_are_kept_in_part_or_moved():
+    for method in (*methods(rounding="token"), methods()[0]):
+        plan = AttentionPlan(method.patterns(LAYOUTS[0]), torch.tensor([[0, 1]]))
+        assert palette(plan, LAYOUTS[0].seq_len, (8, 8), torch.device("cpu")).runs is None
 
 
 @pytest.mark.gpu

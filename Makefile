@@ -79,7 +79,7 @@ reproduce-%: $(READY)
 	@$(RUN) -m analysis.reproduce $* $(in_format) $(if $(allow_dirty),--allow-dirty) \
 		$(if $(allow_mixed),--allow-mixed) $(if $(compiled),--compiled) $(if $(smoke),--smoke) \
 		--runs $$(ls -d runs/reproduce$(if $(smoke),-smoke)/$* runs/reproduce/steps runs/bench runs/kernels 2>/dev/null) \
-		--committed results/h200 results/layers results/kernels
+		--committed results/published
 
 test: $(READY)  ## Run the quick tests
 	@$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not timing and not gpu"

@@ -10,8 +10,9 @@ import torch
 from svg import backends
 from svg.backends import _tile_states
 from svg.backends._tile_states import tile_lists
-from svg.block_mask import BlockMask
+from svg.block_mask import FULL, BlockMask
 from svg.plan import AttentionPlan, HeadPattern
+from svg_kernels.tile_lists import PatternIntegers, TileLists
 from tests.backend_cases import CASES, SEQ_LEN, tensors
 from tests.backend_judge import assert_right, attention_plans, backend_for, compute
 
@@ -60,6 +61,16 @@ def test_rows_that_keep_everything_are_started_first():
     )
     assert lists.num_heavy == 1
     assert lists.row_order.tolist() == [[4, 0, 1, 2, 3, 5]]
+
+
+def test_no_row_is_started_first_where_many_are_heavy():
+    count = torch.full((48,), 10)
+    count[20:23] = 13
+    states = (torch.arange(20) < count[:, None])[None].to(torch.int8) * FULL
+    lists = [TileLists.from_states(each, [PatternIntegers()], 64, 64) for each in (states, states[:, 3:])]
+    assert (lists[0].num_heavy, lists[1].num_heavy) == (3, 0)
+    assert lists[0].row_order[0, :4].tolist() == [20, 21, 22, 0]
+    assert lists[1].row_order[0].tolist() == list(range(45))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import torch
 
 SKIPPED, PARTIAL, FULL = 0, 1, 2
 
-# A row with so many times the tiles of the median row is started first.
+# A row with so many times the tiles of the median row is started first, where no more than this share of the rows are
+# such rows: what is started first stands beside rows of other heads, which read other keys.
 HEAVY_ROW = 1.25
+MOST_HEAVY = 1 / 16
 
 
 class PatternIntegers(NamedTuple):
@@ -117,6 +119,7 @@ class TileLists:
         counts = full_counts + partial_counts
         starts = counts.flatten().cumsum(0) - counts.flatten()
         is_heavy = counts > HEAVY_ROW * counts.double().quantile(0.5, dim=1, keepdim=True)
+        is_heavy &= is_heavy.sum(1, keepdim=True) <= max(MOST_HEAVY * is_heavy.shape[1], 1)
         num_heavy = int(is_heavy.sum(1).max())
         by_weight = torch.where(is_heavy, counts, -1)
 

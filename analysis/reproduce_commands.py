@@ -10,10 +10,10 @@ from analysis.published_tables import ON_GPU, Published
 
 # A size of videos at which everything runs in seconds, and no number means anything.
 SMOKE = (
-    "prompts=smoke",
     "model.height=32",
     "model.width=48",
-    "model.num_frames=21",
+    "model.num_frames=33",
+    "model.max_sequence_length=8",
     "model.num_inference_steps=2",
     "model.method_defaults.block_size=8",
     "model.method_defaults.first_times_fp=0",
@@ -41,7 +41,8 @@ def commands(
             if verb == "plan":
                 words += ["record=true", "format=json", f"runs_dir={folder}/plans"]
             elif verb == "compare":
-                words += [*(SMOKE if smoke else []), f"runs_dir={folder}/tiny"]
+                prompts = "demo_first_frame" if any("first_frames" in word for word in words) else "smoke"
+                words += [*((f"prompts={prompts}", *SMOKE) if smoke else ()), f"runs_dir={folder}/tiny"]
             elif verb == "step_latency":
                 said = {word.partition("=")[0] for word in words}
                 words += [word for word in step_settings if word.partition("=")[0] not in said]

@@ -121,7 +121,7 @@ def _unbounded(found: list[tuple[Cell, Measured]]) -> Iterator[str]:
 
 def _step_notes(found: list[Measured], rows: Rows) -> Iterator[str]:
     """Yield which steps the values come from, and what it means that one is composed."""
-    steps = [run for run in rows.find("step", {}) if any(run in measured.runs for measured in found)]
+    steps = [run for run in rows.steps if any(run in measured.runs for measured in found)]
     if steps:
         yield "Steps timed: " + "; ".join(dict.fromkeys(map(rows.words, steps)))
     if any(measured.is_composed for measured in found):

@@ -298,6 +298,15 @@ def test_the_command_lists_tables_writes_one_and_says_what_is_wrong_in_one_line(
         assert out == "" and said in error and error.count("\n") == 1
 
 
+def test_a_folder_that_may_not_be_looked_into_is_one_line(folder, monkeypatch, capsys):
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert reproduce.main(["svg-table1", "--runs", str(folder / "plans")]) == 2
+    assert capsys.readouterr().err == f"error: --runs {folder / 'plans'} cannot be read: Permission denied\n"
+
+
 @pytest.mark.slow
 def test_committed_rows_fill_the_tiny_models_of_table_1():
     _, tiny = reproduce.tables(read("svg-table1"), [ROOT / "results" / "published_tiny" / "svg-table1"])

@@ -214,6 +214,7 @@ def test_what_was_not_measured_says_how(folder):
 def test_quality_of_tiny_models_stands_under_its_own_heading(folder):
     first, tiny = reproduce.tables(read("svg-sampling"), [folder / "tiny"])
     assert {cells[4] for cells in first.cells} == {"–"}
+    assert "(n: none, nothing was measured; interval: none;" in first.caption
     assert tiny.title.startswith("Tiny models") and "Example CPU" in tiny.caption
     assert tiny.cells[0] == ("0.1 % of the queries (4 of 4,080)", "30.00", "–", "–", "0.75", "–")
     assert tiny.cells[2][1:] == ("not run",) * 5

@@ -24,6 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import hardware, load, reproduce
+from analysis.checks import check_complete, check_finite
 from analysis.published_tables import read
 from analysis.roofline import floor_lines
 from analysis.settings import machine_texts
@@ -74,8 +75,8 @@ def fill(text: str, root: Path) -> str:
     """Return a document with its tables made anew.
 
     Raises:
-        RecordError: If a folder that it names holds no runs, or none to compare; if a published table would be of
-            several machines or of code that is not committed.
+        RecordError: If a folder that it names holds no complete run, or none to compare, or a value that is no finite
+            number; if a published table would be of several machines or of code that is not committed.
     """
 
     def table(found: re.Match[str]) -> str:
@@ -84,10 +85,9 @@ def fill(text: str, root: Path) -> str:
             raise RecordError(f"only a paired table is against something, and {found[1].strip()} is none")
         if found["kind"] == "claims":
             return f"{found[1]}\n{claims_markdown(*read_rows(folder))}\n\n{found['end']}"
-        runs = load.runs(folder)
-        if runs.empty:
-            raise RecordError(f"{folder} holds no runs, and a document takes a table from it")
-        measurements = load.measurements(folder)
+        measurements, runs = load.tables(folder)
+        check_complete(runs)
+        check_finite(measurements)
         if found["kind"] == "floor":
             made = floor_markdown(measurements, runs)
         else:

@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     output = options.output or run.parent / "head_patterns" / run.name
     try:
         read_run(run)
-        tables = load.measurements(run.parent), load.runs(run.parent)
+        tables = load.tables(run.parent)
         files = write_atlas(*tables, run.name, output)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import load
+from analysis.checks import check_rows
 from analysis.files import write_whole
 from analysis.intervals import detectable, few_prompts_text, interval
 from analysis.noise import distance, has_floor
@@ -173,12 +174,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--reference", default="svg", help="method, or SETTING=VALUE, that others are compared with (%(default)s)"
     )
+    parser.add_argument("--protocol", default="standard", help="of the quantity (%(default)s)")
     parser.add_argument("--output", type=Path, help="the table as a file, too: .csv or .json")
     options = parser.parse_args(arguments)
     try:
         if options.output is not None and options.output.suffix not in (".csv", ".json"):
             raise RecordError(f"--output is {options.output}; its name must end in .csv or .json")
-        table = paired(*load.tables(options.runs_dir), options.quantity, options.reference)
+        rows, runs = load.tables(options.runs_dir)
+        check_rows(rows, runs, options.protocol)
+        table = paired(rows, runs, options.quantity, options.reference, options.protocol)
         if table.empty:
             raise RecordError(
                 f"{options.runs_dir} holds no run of --reference {options.reference} beside another at the "

@@ -75,7 +75,10 @@ def _row(row: Any, quantity: str, own: bool, several: bool, colors: Colors, plac
     ends = ["–" if pd.isna(end) else template.format(end) for end in (row.low, row.high)]
     floor = "–" if pd.isna(row.floor) else floor_number(quantity, row.floor)
     tip = f"{counted(row.videos, 'video')}; {counted(row.unpaired, 'prompt')} left out for want of a pair"
-    method, _, knobs = row.other.partition(" ")
+    # A method's name may hold spaces.
+    known = (name for name in colors.methods if f"{row.other} ".startswith(f"{name} "))
+    method = max(known, key=len, default=row.other.partition(" ")[0])
+    knobs = row.other.removeprefix(method).lstrip()
     knob = f'<span class="knob">{escape(knobs)}</span>' if knobs else ""
     named = method_name(method, colors.place(row.model, method))
     cells = [

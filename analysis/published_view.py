@@ -41,6 +41,10 @@ def published_view(published: Published, rows: Rows, runs: pd.DataFrame) -> Tabl
     found = [(cell, measured := measure(rows, cell), judge(cell, measured)) for cell in published.cells]
     used = {run for _, measured, _ in found for run in measured.runs}
     counts = ", ".join(map(str, sorted({measured.n for _, measured, _ in found if measured.n})))
+    n = f"{counts} (repetitions of a step, cases of a kernel)" if counts else "none, counted"
+    interval = "95 %, Student's t over repetitions, from 3 up; counted operations have none"
+    if all(measured.value is None for _, measured, _ in found):
+        n, interval = "none, nothing was measured", "none"
     return Table(
         name=published.name,
         title=f"{published.title}, beside what was measured here; published in {published.citation}",
@@ -49,8 +53,8 @@ def published_view(published: Published, rows: Rows, runs: pd.DataFrame) -> Tabl
         align="lllrrl",
         frame=pd.DataFrame([_line(*each) for each in found]),
         runs=runs[runs["run_id"].isin(used)],
-        n=f"{counts} (repetitions of a step, cases of a kernel)" if counts else "none, counted",
-        interval="95 %, Student's t over repetitions, from 3 up; counted operations have none",
+        n=n,
+        interval=interval,
         notes=(
             *_notes([verdict for *_, verdict in found]),
             *_unbounded([(cell, measured) for cell, measured, _ in found]),
@@ -121,7 +125,7 @@ def _unbounded(found: list[tuple[Cell, Measured]]) -> Iterator[str]:
 
 def _step_notes(found: list[Measured], rows: Rows) -> Iterator[str]:
     """Yield which steps the values come from, and what it means that one is composed."""
-    steps = [run for run in rows.find("step", {}) if any(run in measured.runs for measured in found)]
+    steps = [run for run in rows.steps if any(run in measured.runs for measured in found)]
     if steps:
         yield "Steps timed: " + "; ".join(dict.fromkeys(map(rows.words, steps)))
     if any(measured.is_composed for measured in found):

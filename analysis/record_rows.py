@@ -94,6 +94,11 @@ class Rows:
             wanted.pop(PRECISION, None)
         return matching(runs, wanted)
 
+    @property
+    def steps(self) -> list[str]:
+        """Ids of all timed steps, those in 8 bits too, the last one last."""
+        return list(self._kinds["step"]["run_id"])
+
     def sample(
         self, run_id: str, quantity: str, protocol: str | None = None, prompt: str | None = None
     ) -> Sample | None:

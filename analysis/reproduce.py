@@ -117,9 +117,13 @@ def load_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _places(folder: Path) -> list[Path]:
     """Return the folders of runs at or below a folder."""
-    if (folder / "run.json").is_file():
+    try:
+        is_run = (folder / "run.json").is_file()
+        found = {file.parent.parent for file in folder.rglob("run.json")}
+    except OSError as error:
+        raise RecordError(f"--runs {folder} cannot be read: {error.strerror}") from error
+    if is_run:
         raise RecordError(f"--runs {folder} is one run; give a folder that holds runs, such as {folder.parent}")
-    found = {file.parent.parent for file in folder.rglob("run.json")}
     found = {place for place in found if not any(part.startswith(".") for part in place.relative_to(folder).parts)}
     if not found:
         raise RecordError(f"--runs {folder} holds no finished run; make some with `make reproduce-TABLE`")

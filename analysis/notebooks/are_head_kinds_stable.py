@@ -26,7 +26,7 @@ from analysis.summary import summary
 # what heads would reach that draw anew each time with the layer's share of temporal ones: a layer whose heads are all
 # of one kind is stable by chance alone, so the two are read side by side.
 #
-# Sixteen prompts with one seed, at four kept fractions:
+# Sixteen prompts with one seed, at five kept fractions:
 
 # %%
 measurements, runs = records("results/ablation")
@@ -47,7 +47,7 @@ measurements, runs = records("results/ablation_hunyuan_video")
 layer_stability(head_stability(measurements, runs)).query("setting.str.contains(' svg ')")
 
 # %% [markdown]
-# One prompt with four seeds, of the two first models:
+# One prompt with four seeds, of all three models:
 
 # %%
 layer_stability(head_stability(*records("results/atlas")))
@@ -91,11 +91,10 @@ picture(head_atlas, measurements, newest(runs, "svg", 0.25, "tiny_wan"), across=
 picture(head_atlas, measurements, newest(runs, "svg", 0.25, "tiny_cogvideox_i2v"))
 
 # %% [markdown]
-# HunyuanVideo's architecture, where a sample of the calls was looked at:
+# HunyuanVideo's architecture:
 
 # %%
-measurements, runs = records("results/ablation_hunyuan_video")
-picture(head_atlas, measurements, newest(runs, "svg", 0.25))
+picture(head_atlas, measurements, newest(runs, "svg", 0.25, "tiny_hunyuan_video"))
 
 # %% [markdown]
 # ## What these rows cannot say

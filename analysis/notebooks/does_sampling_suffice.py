@@ -79,6 +79,9 @@ head_table(measurements, runs, newest(runs, "svg", 0.25, "tiny_wan")).dropna(sub
 # %%
 head_table(measurements, runs, newest(runs, "svg", 0.25, "tiny_cogvideox_i2v")).dropna(subset=["agreement"])
 
+# %%
+head_table(measurements, runs, newest(runs, "svg", 0.25, "tiny_hunyuan_video")).dropna(subset=["agreement"])
+
 # %% [markdown]
 # ## What these rows cannot say
 #

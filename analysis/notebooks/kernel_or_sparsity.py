@@ -41,7 +41,7 @@ step_factors(measurements, runs).round(3)
 picture(step_parts, measurements, runs)
 
 # %% [markdown]
-# A smaller model at several densities (`results/speedup`), over three dense backends: its speed-ups beside what the
+# A smaller model at several densities (`results/speedup`), over four dense backends: its speed-ups beside what the
 # density alone would give.
 
 # %%

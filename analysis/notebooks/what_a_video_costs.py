@@ -29,8 +29,9 @@ from analysis.summary import summary
 video_costs(*records("results/h200")).round(2)
 
 # %% [markdown]
-# On an H100, every model with its blocks as they are; five of them with compiled blocks, too, and HunyuanVideo with
-# attention in FP8 besides, once with its linear layers in FP8 as well. `backend` says which row is which:
+# On an H100, every model save HunyuanVideo at 480p with its blocks as they are; five with compiled blocks, too, and
+# HunyuanVideo with queries and keys in FP8 besides, once with its linear layers in FP8 as well. `backend` says which
+# row is which:
 
 # %%
 video_costs(*records("results/h100")).round(2)

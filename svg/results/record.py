@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -167,7 +168,7 @@ def _is_as_written(content: Mapping[str, Any]) -> bool:
 
 
 def list_runs(runs_dir: str | Path) -> list[Path]:
-    """Return the folders of all runs directly below ``runs_dir`` by name: complete, failed, and damaged from outside.
+    """Return the folders of all runs directly below ``runs_dir`` by name: complete, failed, damaged, and unreadable.
 
     What is still being written, or was when its process died, is not among them.
 
@@ -179,4 +180,14 @@ def list_runs(runs_dir: str | Path) -> list[Path]:
     except OSError as error:
         raise RecordError(f"runs_dir={runs_dir} cannot be read: {error.strerror}") from error
     files = (RUN_FILE, MEASUREMENTS_FILE)
-    return [Path(runs_dir, name) for name in names if any(os.path.isfile(f"{runs_dir}/{name}/{f}") for f in files)]
+    return [Path(runs_dir, name) for name in names if any(_may_be_file(f"{runs_dir}/{name}/{f}") for f in files)]
+
+
+def _may_be_file(path: str) -> bool:
+    """Return whether a path is a file, or stands where nothing may be looked at: such a run is not passed over."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False

@@ -1,5 +1,6 @@
 """Records as tables."""
 
+import builtins
 import json
 import os
 import shutil
@@ -161,6 +162,24 @@ def test_a_damaged_run_is_a_row_with_its_error_and_no_measurement(own_runs, harm
     with pytest.warns(UserWarning, match="left out: .*svg-0.25"):
         measured = load.measurements(own_runs)
     assert "svg-0.25" not in set(measured["run_id"]) and "svg-0.50" in set(measured["run_id"])
+
+
+def test_a_run_that_may_not_be_looked_into_is_not_passed_over(own_runs, monkeypatch):
+    whole, look, read = len(load.runs(own_runs)), os.stat, builtins.open
+
+    def refusing(call):
+        def refuse(path, *rest, **more):
+            if "svg-0.25" in str(path):
+                raise PermissionError(13, "Permission denied")
+            return call(path, *rest, **more)
+
+        return refuse
+
+    monkeypatch.setattr(os, "stat", refusing(look))
+    monkeypatch.setattr(builtins, "open", refusing(read))
+    table = load.runs(own_runs).set_index("run_id")
+    assert len(table) == whole and table.loc["svg-0.25", "status"] == "damaged"
+    assert table.loc["svg-0.25", "error.message"].endswith("run.json cannot be read: Permission denied")
 
 
 def test_another_schema_version_is_one_line(own_runs):

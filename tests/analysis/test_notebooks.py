@@ -36,6 +36,7 @@ def test_a_notebook_is_the_pair_of_its_script_without_outputs(script):
     assert {kind for kind, _ in paired} == {"markdown", "code"}
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

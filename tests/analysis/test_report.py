@@ -16,6 +16,7 @@ from analysis.again import again
 from analysis.head_maps import head_maps
 from analysis.report import main, render
 from svg.results import Measurement, RunWriter
+from tests.analysis.test_paired import write as write_paired
 from tests.analysis.test_table import psnr, write
 from tests.fake_runs import (
     DENSE_STEPS,
@@ -158,6 +159,14 @@ def test_the_page_asks_for_nothing(page):
     assert set(re.findall(r"https?://[^\s\"'`]+", page)) == {"http://www.w3.org/2000/svg"}
     assert "default-src 'none'" in page
     assert "script-src 'sha256-" in page
+
+
+def test_a_method_whose_name_holds_spaces_and_markup_is_paired_under_its_whole_name(tmp_path):
+    for name, method, score in (("ours", "svg", 30.0), ("other", "<b>my method</b> x", 29.0)):
+        write_paired(tmp_path, name, method, {"a": [score]})
+    assert main([str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ">&lt;b&gt;my method&lt;/b&gt; x</span>" in page and "<b>my" not in page.split("<script")[0]
 
 
 def test_no_text_of_a_record_becomes_markup(page):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import load, paired, tables
+from analysis import documents, load, paired, tables
 from analysis.figures import __main__ as figures
 from analysis.footnotes import Footnotes
 from analysis.views import paired_view, steps_view, summary_view
@@ -237,9 +237,10 @@ def test_runs_of_two_protocols_are_refused_by_name(tmp_path, capsys):
     assert "run one" in refused(str(tmp_path), "--protocol", "upstream", capsys=capsys)
 
 
-def test_a_value_that_is_no_number_is_refused_by_name(tmp_path, capsys):
-    record(tmp_path, "lost", [psnr()])
-    file, facts = tmp_path / "lost" / "measurements.parquet", tmp_path / "lost" / "run.json"
+def lose(folder):
+    """Write a run whose PSNR is NaN, though it states that it is a number."""
+    record(folder, "lost", [psnr()])
+    file, facts = folder / "lost" / "measurements.parquet", folder / "lost" / "run.json"
     rows = pq.read_table(file)
     place = rows.schema.get_field_index("value")
     lost = rows.set_column(place, rows.schema.field(place), pa.array([float("nan")]))
@@ -247,7 +248,39 @@ def test_a_value_that_is_no_number_is_refused_by_name(tmp_path, capsys):
     # A record from before there were hashes.
     unhashed = {"measurements_sha256": None, "checksum": None}
     facts.write_text(json.dumps(json.loads(facts.read_text()) | unhashed))
+
+
+def test_a_value_that_is_no_number_is_refused_by_name(tmp_path, capsys):
+    lose(tmp_path)
     assert "run lost has psnr_db nan" in refused(str(tmp_path), capsys=capsys)
+    document = tmp_path / "page.md"
+    document.write_text("<!-- rows: . -->\n<!-- end of rows -->\n")
+    for main, arguments in ((paired.main, [str(tmp_path)]), (documents.main, [str(document)])):
+        assert main(arguments) == 2
+        out, error = capsys.readouterr()
+        assert out == "" and error == "error: run lost has psnr_db nan; a value must be finite\n"
+
+
+def test_paired_differences_of_two_protocols_are_refused_by_name_and_one_can_be_chosen(tmp_path, capsys):
+    for method in ("svg", "random_blocks"):
+        write_paired(tmp_path, method, method, {"a": [30.0], "b": [31.0]})
+    record(tmp_path, "other", [psnr(protocol="upstream")])
+    assert paired.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: run other has psnr_db in protocol upstream only")
+    assert paired.main([str(tmp_path), "--protocol", "upstream"]) == 2
+    assert "in protocol standard only" in capsys.readouterr().err
+
+
+def test_a_document_names_runs_that_it_leaves_out_in_a_line_and_takes_no_table_of_damaged_ones_alone(tmp_path, capsys):
+    record(tmp_path / "runs", "bad", [psnr()])
+    (tmp_path / "runs" / "bad" / "measurements.parquet").unlink()
+    document = tmp_path / "page.md"
+    document.write_text("<!-- rows: runs -->\n<!-- end of rows -->\n")
+    assert documents.main([str(document)]) == 2
+    left_out, error, *more = capsys.readouterr().err.splitlines()
+    assert (
+        left_out.startswith("left out: ") and error.startswith("error: no run is complete; bad is damaged") and not more
+    )
 
 
 def test_a_record_that_was_changed_by_hand_is_a_line_that_says_so(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import warnings
 
 import matplotlib.figure
@@ -328,6 +329,28 @@ def test_a_strip_is_the_dense_video_a_sparse_one_and_what_lies_between(fake, tmp
     assert "“a red circle moves to the right on a striped blue background”, seed 0." in texts(drawn[0])
     with pytest.raises(figures.MissingRows, match="svg-0.15, svg-0.05 have no preview of one prompt"):
         figures.video_strips(measurements, runs, ["svg-0.15", "svg-0.05"], tmp_path / "strips")
+
+
+def test_strips_are_of_runs_whose_previews_are_there_and_the_others_are_named(folder, tmp_path, drawn):
+    root = tmp_path / "runs"
+    shutil.copytree(folder, root)
+    jobs = FIGURES["video_strips"](Records(*tables(root)))
+    # Both others have this density, and Sparse VideoGen too.
+    assert jobs["video_strips_tiny_wan"].args[2] == ["svg-0.25", "one_pattern-0.25", "random_blocks-0.25"]
+    for run in ("svg-0.25", "one_pattern-0.25", "random_blocks-0.25"):
+        shutil.rmtree(root / run / "videos")
+    jobs = FIGURES["video_strips"](Records(*tables(root)))
+    jobs["video_strips_tiny_wan"](tmp_path / "strips")
+    shown = [axes.get_ylabel().split("\n")[:2] for axes in drawn[0].axes if axes.get_ylabel()]
+    assert [lines for lines in shown if len(lines) > 1] == [["svg", "sparsity=0.5"], ["random_blocks", "sparsity=0.5"]]
+    assert re.search(r"folder, 3 of 6 sparse runs: \S+ sparsity=0.25, \S+ sparsity=0.25 and 1 more\.", texts(drawn[0]))
+    figures.video_strips(*tables(root), ["svg-0.25", "svg-0.50"], tmp_path / "two")
+    assert "Without a preview in this folder, 1 of 2 sparse runs: svg sparsity=0.25." in texts(drawn[-1])
+    for run in root.iterdir():
+        shutil.rmtree(run / "videos", ignore_errors=True)
+    jobs = FIGURES["video_strips"](Records(*tables(root)))
+    with pytest.raises(figures.MissingRows, match="is not there; strips are drawn from the folder that the run was"):
+        jobs["video_strips_tiny_wan"](tmp_path / "none")
 
 
 def test_the_atlas_has_a_panel_per_quantity_and_means_over_steps_and_branches(tmp_path, drawn):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.figures.floor import draw_noise_floor, quality_axes
+from analysis.figures.floor import draw_noise_floor
 from analysis.figures.look import COLUMN, SUFFIXES, add_legend, add_notes, in_one_look, new_figure, save, width_for
 from analysis.figures.series import (
     SIDE_BY_SIDE,
@@ -35,8 +35,8 @@ def quality_over_density(
     """Draw one quality over the executed density, a line per method, bars for 95 % intervals, and write it.
 
     What is no further from dense than dense attention on another kernel, the noise floor, is shaded; where none was
-    measured, or other kernels' videos were identical, the figure says so. Where it is far above all points, a break in
-    the axis leads there. The runs that measured it are no points.
+    measured, or other kernels' videos were identical, the figure says so. Where it is far from all points, an arrow at
+    the edge of the axis names it. The runs that measured it are no points.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -63,18 +63,17 @@ def quality_over_density(
     notes += others
     series = families(table)
     figure = new_figure(width_for(len(series)), 2.2 if width_for(len(series)) == COLUMN else 2.9)
-    axes, above = quality_axes(figure, table, quantity)
+    axes = figure.subplots()
     if draw_curves(axes, "density_executed", quantity, series, apart="sum"):
         notes.append(SIDE_BY_SIDE)
-    notes += [*draw_noise_floor(above, table, quantity), interval_note(table, quantity)]
+    notes += [*draw_noise_floor(axes, table, quantity), interval_note(table, quantity)]
     # Points that were moved aside stay whole.
     axes.set_xlim(0, 1.1 * float(table["density_executed"].max()) + SPREAD / 2)
     axes.set_xlabel("density executed (tiles of sparse calls)")
     axes.set_ylabel(f"{FORMATS[quantity][0]} against dense")
     if table["model"].nunique() == 1:
-        above.set_title(table["model"].iloc[0])
-    for panel in dict.fromkeys((axes, above)):
-        panel.grid()
+        axes.set_title(table["model"].iloc[0])
+    axes.grid()
     add_legend(figure)
     add_notes(figure, notes)
     return save(figure, output, suffixes)

@@ -34,6 +34,8 @@ METHODS = (
 )
 # Small text, and how many of its characters an inch and lines an inch hold.
 _SMALL, _CHARACTERS, _LINES = 7.0, 18.0, 7.2
+# Least range of an axis of qualities, as a share of the greatest: what differs by less stands side by side.
+_RANGE = 0.005
 # Of a logarithmic axis in a figure of two panels: labels that fit, were they equally far apart.
 _TICKS = 16
 
@@ -52,6 +54,8 @@ in_one_look = matplotlib.style.context(
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.linewidth": 0.7,
+            # A tick is the number itself: what it lacks of a number above the axis is overlooked.
+            "axes.formatter.useoffset": False,
             "grid.alpha": 0.25,
             "grid.linewidth": 0.6,
             "lines.linewidth": 1.3,
@@ -141,6 +145,14 @@ def paged(heights: Sequence[float]) -> list[slice]:
 def page_path(output: str | Path, page: int, pages: int) -> Path:
     """Return the path without a suffix of page number ``page``, from 1: a number follows where there are several."""
     return Path(f"{output}_{page}" if pages > 1 else output)
+
+
+def widen(axes: Axes) -> None:
+    """Let the vertical axis reach far enough that a difference too small to matter looks small."""
+    low, high = axes.get_ylim()
+    lacking = _RANGE * max(abs(low), abs(high)) - (high - low)
+    if lacking > 0:
+        axes.set_ylim(low - lacking / 2, high + lacking / 2)
 
 
 def plain_log_ticks(axes: Axes, which: str, ticks: Sequence[float]) -> None:

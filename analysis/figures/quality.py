@@ -36,7 +36,7 @@ def quality_over_density(
 
     What is no further from dense than dense attention on another kernel, the noise floor, is shaded; where none was
     measured, or other kernels' videos were identical, the figure says so. Where it is far from all points, an arrow at
-    the edge of the axis names it. The runs that measured it are no points.
+    the edge of the axis names it. Dense runs are no points: they are their own twins, or measured the floor.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -53,11 +53,11 @@ def quality_over_density(
         MissingRows: If no run has a number for ``quantity``, or no two of these differ in density alone.
     """
     table, notes = drawable(measurements, runs, [quantity, "density_executed"], protocol=protocol)
-    table = table[table[f"{quantity}_noise"] != "noise floor"]
+    table = table[table["method"] != "dense"]
     if table.empty:
         raise MissingRows(
-            f"quantity={quantity}, protocol={protocol}: no run below this folder has such a number, save those that "
-            f"measure the noise floor; python -m experiments.compare -m experiment=sparsity makes some"
+            f"quantity={quantity}, protocol={protocol}: no run below this folder has such a number, save dense ones; "
+            f"python -m experiments.compare -m experiment=sparsity makes some"
         )
     table, others = over_density(table, "quality_over_time, quality_over_sampled_rows or quality_of_dense_part")
     notes += others

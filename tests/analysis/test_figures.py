@@ -192,6 +192,26 @@ def test_the_front_is_what_no_run_beats_in_both(knobs, tmp_path, drawn):
     assert near["lpips_vgg"].tolist() == [3, 2, 1]
 
 
+def test_qualities_that_are_printed_alike_are_one_on_the_front_and_nearly_one_on_the_axis(tmp_path, drawn):
+    write(tmp_path, "fast", scores=[31.0164])
+    write(tmp_path, "slow", "rival", scores=[31.01645], seconds=5.0)
+    figures.quality_over_time(*tables(tmp_path), tmp_path / "front")
+    [axes] = drawn[0].axes
+    [front] = [line for line in axes.lines if line.get_label() == "front"]
+    assert list(front.get_xdata()) == [3.0]
+    low, high = axes.get_ylim()
+    assert high - low > 0.1 and not axes.yaxis.get_major_formatter().get_useOffset()
+
+
+@pytest.mark.parametrize("figure", ["quality_over_density", "quality_over_time"])
+def test_a_dense_run_is_no_point_beside_its_own_twin(tmp_path, drawn, figure):
+    write(tmp_path, "a")
+    write(tmp_path, "b", at=0.5)
+    write(tmp_path, "dense", "dense", scores=[1.0])
+    getattr(figures, figure)(*tables(tmp_path), tmp_path / "figure")
+    assert "dense" not in names(drawn[0])
+
+
 def test_series_have_one_order_whatever_the_runs_ran_in_and_numbers_follow_their_size(tmp_path):
     for name, method, rows in (("a", "rival", None), ("b", "svg", 16), ("c", "svg", 4), ("d", "ally", None)):
         write(tmp_path, name, method, **({"num_sampled_rows": rows} if rows else {}))

@@ -95,7 +95,9 @@ def _label(backend: str, of_model: str) -> str:
 
 def _sentence(quantity: str, value: float, backend: str, of_model: str) -> str:
     """Return a floor in words."""
-    text = f"{_label(backend, of_model)}: {FORMATS[quantity][0]} {floor_number(quantity, value)}."
+    # No line begins with the number.
+    number = f"{FORMATS[quantity][0]} {floor_number(quantity, value)}".replace(" ", "\N{NO-BREAK SPACE}")
+    text = f"{_label(backend, of_model)}: {number}."
     return text[0].upper() + text[1:]
 
 

@@ -120,7 +120,8 @@ def add_legend(figure: Figure) -> None:
 
 def fold(text: str, inches: float) -> str:
     """Return a text in lines of at most so many inches of small type."""
-    return textwrap.fill(text, max(8, int(inches * _CHARACTERS)))
+    # Names of runs have hyphens, which are no place to break them.
+    return textwrap.fill(text, max(8, int(inches * _CHARACTERS)), break_on_hyphens=False)
 
 
 def add_notes(figure: Figure, notes: Iterable[str]) -> None:

@@ -81,7 +81,7 @@ def families(
         if "backend" in named:
             named.discard("backend.precision")
         for place, knobs in rows["knobs"].items():
-            text = knob_text({_plain(name): value for name, value in knobs.items() if name in named})
+            text = knob_text(_plain({name: value for name, value in knobs.items() if name in named}))
             names[place] = f"{rows['method'].iloc[0]} {text}".strip()
     if is_model_named and table["model"].nunique() > 1:
         names = table["model"].astype(str) + " " + names
@@ -91,8 +91,15 @@ def families(
     return sorted(found, key=lambda one: (one[1]["model"].iloc[0], one[1]["method"].iloc[0] != "svg", natural(one[0])))
 
 
-def _plain(name: str) -> str:
-    return name.removeprefix("model.transformer.").removeprefix("diffusers.")
+def _plain(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Return settings by their last names; of two with one name the whole model's, not one kind of its layers'."""
+    found: dict[str, Any] = {}
+    for name, value in knobs.items():
+        own = name.removeprefix("model.transformer.")
+        short = own.removeprefix("diffusers.")
+        if short == own or f"model.transformer.{short}" not in knobs:
+            found[short] = value
+    return found
 
 
 def over_density(table: pd.DataFrame, answers: str) -> tuple[pd.DataFrame, list[str]]:

@@ -14,7 +14,19 @@ from analysis import figures, load
 from analysis.figures.__main__ import main
 from analysis.figures.catalogue import FIGURES, Records
 from analysis.figures.front import pareto_front
-from analysis.figures.look import COLORS, COLUMN, METHODS, PAGE, page_path, paged, plain_log_ticks, style, styles
+from analysis.figures.look import (
+    COLORS,
+    COLUMN,
+    METHODS,
+    PAGE,
+    add_notes,
+    new_figure,
+    page_path,
+    paged,
+    plain_log_ticks,
+    style,
+    styles,
+)
 from analysis.figures.series import families
 from analysis.summary import summary
 from svg.results import Measurement, RunWriter
@@ -23,16 +35,33 @@ from tests.fake_steps import write_fake_steps
 from tests.test_documents import first_column
 
 
-def write(root, run_id, method="svg", scores=(30.0,), protocol="standard", regret=None, seconds=3.0, at=0.25, **knobs):
+def write(
+    root,
+    run_id,
+    method="svg",
+    scores=(30.0,),
+    protocol="standard",
+    regret=None,
+    seconds=3.0,
+    at=0.25,
+    dense_backend="sdpa",
+    call_backend=None,
+    transformer=None,
+    **knobs,
+):
     """Write a run of one seed with a PSNR for each prompt; None for one without a number, or a machine without rest."""
-    names = {"model": "m", "method": method, "backend": "flex", "dense_backend": "sdpa"}
-    config = {"seed": 0, "method": {"name": method, "sparsity": at, **knobs}, "model": {"name": "m"}}
+    names = {"model": "m", "method": method, "backend": "flex", "dense_backend": dense_backend}
+    model = {"name": "m", **({"transformer": transformer} if transformer else {})}
+    config = {"seed": 0, "method": {"name": method, "sparsity": at, **knobs}, "model": model}
     with RunWriter(root, run_id, **names, config=config, provenance=PROVENANCE, prompts=[], seeds=[0]) as run:
         for number, score in enumerate(scores):
             place = {"prompt_id": f"p{number}", "seed": 0}
             why = {"status": "unavailable", "reason": "no weights; fetch them"} if score is None else {}
             run.add(Measurement(quantity="psnr_db", unit="dB", value=score, protocol=protocol, **why, **place))
             run.add(Measurement(quantity="density_executed", unit="1", value=at, protocol="tile", **place))
+            if call_backend:
+                calls = {"protocol": "tile", "step": 0, "layer": 0, "backend": call_backend}
+                run.add(Measurement(quantity="call_density", unit="1", value=at, **calls, **place))
             run.add(Measurement(quantity="generation_s", unit="s", value=seconds or 9.0, **place))
             run.add(Measurement(quantity="dense_generation_s", unit="s", value=8.0, **place))
             busy = {"status": "unavailable", "reason": "work apart: the machine was busy with something else"}
@@ -173,8 +202,44 @@ def test_the_speed_up_of_a_step_says_of_how_many_layers_it_is(tmp_path, drawn):
                 run.add(Measurement(quantity=quantity, unit="1", value=value, n=3, seed=0))
             run.add(Measurement(quantity="density_executed", unit="1", value=density, protocol="tile", seed=0))
     figures.speedup_over_density(*tables(tmp_path / "runs"), tmp_path / "speed")
-    assert drawn[0].axes[1].get_title() == "m: whole step" and "Layers of the steps: m 2." in texts(drawn[0])
+    assert drawn[0].axes[1].get_title() == "m: whole step" and "Layers of the steps: m\N{NO-BREAK SPACE}2." in texts(
+        drawn[0]
+    )
     assert {name: list(x) for name, (x, _) in curves(drawn[0].axes[1]).items()} == {"svg": [0.25, 0.5, 0.7]}
+
+
+def test_a_long_dense_backend_is_named_within_the_height_of_its_axis(tmp_path, drawn):
+    for at in (0.25, 0.5):
+        write(tmp_path, f"at-{at}", at=at, dense_backend="triton_block_sparse")
+    figures.speedup_over_density(*tables(tmp_path), tmp_path / "speed")
+    assert drawn[0].axes[0].get_ylabel() == "speed-up over dense\ntriton_block_sparse"
+
+
+def test_a_dense_run_on_another_kernel_has_its_name_in_speed_ups(tmp_path, drawn):
+    for at in (0.25, 0.5):
+        write(tmp_path, f"at-{at}", at=at)
+    write(tmp_path, "floor", "dense", at=1.0, call_backend="flex")
+    figures.speedup_over_density(*tables(tmp_path), tmp_path / "speed")
+    assert names(drawn[0]) == ["ideal: 1 / density", "svg", "dense on flex"]
+
+
+def test_layers_in_a_label_are_those_of_the_whole_model(tmp_path):
+    for number in (1, 20):
+        layers = {"num_layers": 3 * number, "diffusers": {"num_layers": number, "num_single_layers": 2 * number}}
+        write(tmp_path, f"of-{number}", transformer=layers)
+    found = families(summary(*tables(tmp_path)), ("model.transformer.diffusers.num_single_layers",))
+    assert [name for name, _ in found] == ["svg num_layers=3", "svg num_layers=60"]
+
+
+def test_notes_are_broken_neither_in_names_nor_before_numbers(tmp_path, drawn):
+    figure = new_figure(COLUMN, 1.0)
+    add_notes(figure, [f"Not drawn: {'a' * 40} step-svg-0.25-triton_block_sparse-8fa0547c (no phases)."])
+    assert "\nstep-svg-0.25-triton_block_sparse-8fa0547c" in figure.get_suptitle()
+    for at in (0.25, 0.5):
+        write(tmp_path, f"at-{at}", at=at)
+    write(tmp_path, "floor", "dense", scores=[72.94], at=1.0, call_backend="flex")
+    figures.quality_over_time(*tables(tmp_path), tmp_path / "front")
+    assert "PSNR\N{NO-BREAK SPACE}dB\N{NO-BREAK SPACE}72.94." in texts(drawn[0])
 
 
 def test_the_front_is_what_no_run_beats_in_both(knobs, tmp_path, drawn):

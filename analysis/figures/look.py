@@ -143,6 +143,14 @@ def paged(heights: Sequence[float]) -> list[slice]:
     return [*pages, slice(start, len(heights))]
 
 
+def part_text(page: int, pages: int) -> str:
+    """Return what page number ``page``, from 1, of a figure of bars says of itself; nothing where it is the only one.
+
+    Each page's bars have its width to themselves: those of a short step would be lines beside those of a long one.
+    """
+    return f"Part {page} of {pages}; the axis of each is its own." if pages > 1 else ""
+
+
 def page_path(output: str | Path, page: int, pages: int) -> Path:
     """Return the path without a suffix of page number ``page``, from 1: a number follows where there are several."""
     return Path(f"{output}_{page}" if pages > 1 else output)

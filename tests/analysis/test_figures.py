@@ -10,7 +10,8 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
-from analysis import figures, load
+from analysis import figures, load, roofline
+from analysis.figures import look
 from analysis.figures.__main__ import main
 from analysis.figures.catalogue import FIGURES, Records
 from analysis.figures.front import pareto_front
@@ -362,7 +363,7 @@ def test_the_dense_part_has_a_cell_for_each_pair_of_shares_that_was_run(knobs, t
     assert [label.get_text() for label in panel.get_yticklabels()] == ["0", "0.5"]
 
 
-def test_a_step_is_two_bars_of_its_phases_and_one_without_phases_is_named(tmp_path, drawn):
+def test_a_step_is_two_bars_of_its_phases_and_one_without_phases_is_named(tmp_path, drawn, monkeypatch):
     write_fake_steps(tmp_path)
     with pytest.raises(figures.MissingRows, match=r"another \(failed\).*flex \(no phases\).*experiments.step_latency"):
         figures.step_parts(*tables(tmp_path), tmp_path / "steps")
@@ -393,6 +394,22 @@ def test_a_step_is_two_bars_of_its_phases_and_one_without_phases_is_named(tmp_pa
     assert labels == ["m, sdpa", "flex, 0.25", "flex, 0.50", "m, flash4", "flex, 0.30"]
     # The dense bar is the mean of its runs.
     assert drawn[-1].axes[0].texts[0].get_text() == " 8.12 s"
+    step("near", 0.304, dense_backend="flash4")
+    figures.step_parts(*tables(tmp_path), tmp_path / "steps")
+    labels = [label.get_text() for label in drawn[-1].axes[0].get_yticklabels()]
+    assert labels == ["m, sdpa", "flex, 0.25", "flex, 0.50", "m, flash4", "flex, 0.300", "flex, 0.304"]
+    # Of a page of its own the bars have an axis of their own.
+    monkeypatch.setattr(look, "BARS", 0.1)
+    step("short", 0.25, dense_backend="cudnn", dense_rest=0.0)
+    figures.step_parts(*tables(tmp_path), tmp_path / "steps", suffixes=[".png"])
+    assert [figure.axes[0].get_xlim()[1] for figure in drawn[-3:]] == pytest.approx(
+        [1.1 * 8.25, 1.1 * 8.125, 1.1 * 6.0]
+    )
+    assert "Part 3 of 3; the axis of each is its own." in texts(drawn[-1])
+
+
+def test_phases_beside_a_floor_have_edges_that_are_seen_without_colour():
+    assert {roofline._style(name, is_floor=False)["edgecolor"] for name in roofline.PHASES} == {"white"}
 
 
 def test_bars_that_do_not_fit_a_page_go_on_to_the_next():

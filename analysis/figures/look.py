@@ -38,6 +38,8 @@ _SMALL, _CHARACTERS, _LINES = 7.0, 18.0, 7.2
 _RANGE = 0.005
 # Of a logarithmic axis in a figure of two panels: labels that fit, were they equally far apart.
 _TICKS = 16
+# So many powers of ten have others between them.
+_POWERS = 3
 
 # A figure is the same whatever settings of matplotlib a user has.
 in_one_look = matplotlib.style.context(
@@ -170,14 +172,16 @@ def plain_log_ticks(axes: Axes, which: str, ticks: Sequence[float]) -> None:
     Args:
         axes: Whose axis.
         which: ``"x"`` or ``"y"``.
-        ticks: In ascending order; of those that are too near each other, the greatest one stays.
+        ticks: In ascending order; of those that are too near each other, the greatest one stays. Where the axis reaches
+            over many powers of ten that are among them, only these stay: they are evenly apart.
     """
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axis.get_view_interval()
     apart = (high / low) ** (1 / _TICKS)
+    powers = [tick for tick in ticks if low <= tick <= high and f"{tick:e}".startswith("1.000000e")]
     shown: list[float] = []
-    for tick in reversed(ticks):
+    for tick in reversed(powers if len(powers) > _POWERS else ticks):
         if low <= tick <= high and (not shown or tick * apart <= shown[-1]):
             shown.append(tick)
     axis.set_ticks(shown, [f"{tick:g}" for tick in shown])

@@ -18,6 +18,8 @@ from analysis.summary import FORMATS, QUALITY, full_labels, summary
 DENSITY = ("sparsity", "density")
 # How far apart points of one place stand, and all of them together, as shares of density.
 _APART, SPREAD = 0.005, 0.02
+# Where points are not moved: by how many points a marker is larger than the next above it, and the first than the last.
+_LARGER, _LARGEST = 1.5, 4.0
 # What is recorded beside a run and changes none of its numbers; what a backend's name says already.
 _PROVENANCE = {"code", "operators", "steps", "whole"}
 _BUSY = "the machine was busy"
@@ -216,10 +218,11 @@ def draw_curves(
             capsize=2.5,
             elinewidth=1.0,
         )
-        # Markers that lie upon each other keep their outlines, and where none is moved the lower ones are larger.
+        # Markers that lie upon each other keep their outlines, and where none is moved each is larger than the next.
         bars.lines[0].set(markeredgecolor="white", markeredgewidth=0.5)
         if apart is None:
-            bars.lines[0].set(markersize=bars.lines[0].get_markersize() + min(1.0 * later, 2.0))
+            larger = min(_LARGER, _LARGEST / max(1, len(drawn) - 1))
+            bars.lines[0].set(markersize=bars.lines[0].get_markersize() + larger * later)
     return apart is not None and any(len(names) > 1 for names in sharing.values())
 
 

@@ -1,6 +1,7 @@
 """Figures say what the rows say, read back from what is drawn, and an empty one is never written."""
 
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -297,6 +298,23 @@ def test_ticks_of_a_logarithmic_axis_stand_apart_however_far_it_reaches():
         axes.set_ylim(lowest, 10)
         plain_log_ticks(axes, "y", (1, 2, 3, 4, 6, 10))
         assert [label.get_text() for label in axes.get_yticklabels()] == shown
+
+
+def test_ticks_over_many_powers_of_ten_are_these_alone():
+    axes = matplotlib.figure.Figure().subplots()
+    axes.set_ylim(1e-6, 0.06)
+    plain_log_ticks(axes, "y", (1e-6, 1e-5, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0.01", "0.001", "0.0001", "1e-05", "1e-06"]
+
+
+def test_series_that_coincide_are_each_larger_than_the_next_where_none_is_moved(tmp_path, drawn):
+    for number in range(4):
+        for at in (0.25, 0.5):
+            write(tmp_path, f"{number}-{at}", f"method_{number}", at=at)
+    figures.speedup_over_density(*tables(tmp_path), tmp_path / "speed")
+    sizes = [container.lines[0].get_markersize() for container in drawn[0].axes[0].containers]
+    # Half a point on each side is the white edge.
+    assert all(lower - upper > 1.0 for lower, upper in itertools.pairwise(sizes)) and max(sizes) <= 10
 
 
 def test_settings_of_a_busy_machine_have_no_time_and_where_most_are_there_is_no_front(tmp_path, drawn):

@@ -10,6 +10,7 @@ import warnings
 import matplotlib.figure
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from analysis import figures, load, roofline
 from analysis.figures import look
@@ -343,6 +344,9 @@ def test_sampled_rows_stand_against_regret_and_quality_beside_the_oracle_and_the
     regret, quality = drawn[0].axes
     assert np.column_stack(curves(regret)["svg"]).tolist() == [[4, pytest.approx(0.02)], [16, pytest.approx(0.01)]]
     assert list(curves(quality)["svg"][1]) == [32, 35]
+    # Hundredths are written as they are, without a factor above the axis.
+    FigureCanvasAgg(drawn[0]).draw()
+    assert "0.02" in [label.get_text() for label in regret.get_yticklabels()]
     lines = {line.get_linestyle(): (line.get_label(), line.get_ydata()[0]) for line in quality.lines}
     assert lines[":"] == ("oracle_choice sparsity=0.25", 36) and lines["-."] == ("random_choice sparsity=0.25", 21)
 

@@ -165,7 +165,6 @@ def measured_against_floor(
         notes.append("Matrix products are told apart in dense steps that ran once more under a profiler.")
     notes += [*machine_notes(runs, table["letter"]), *layers_note(table["run_id"], runs)]
     pages = look.paged([_PAIR] * len(table))
-    end = 1.12 * float(table[["step_s", "floor_s"]].max(axis=None))
     paths = []
     for number, page in enumerate(pages, 1):
         own = table[page].to_dict("records")
@@ -177,7 +176,7 @@ def measured_against_floor(
             axes.text(max(row["step_s"], row["floor_s"]), place, f"  {row['share']:.0%}", va="center", fontsize=7)
         axes.set_yticks(range(len(own)), [_label(row, several) for row in own])
         axes.set_ylim(len(own) - 0.5, -0.5)
-        axes.set_xlim(0, end)
+        axes.set_xlim(0, 1.12 * float(table[page][["step_s", "floor_s"]].max(axis=None)))
         axes.set_xlabel("seconds of a step")
         for name, words in PHASES.items():
             if not table[f"phase_{name}"].notna().any():
@@ -186,8 +185,7 @@ def measured_against_floor(
         for name, words in PARTS.items():
             axes.barh(0, 0, label=f"floor: {words}", **_style(name, is_floor=True))
         look.add_legend(figure)
-        part = f"Part {number} of {len(pages)}." if len(pages) > 1 else ""
-        look.add_notes(figure, [part, *notes])
+        look.add_notes(figure, [look.part_text(number, len(pages)), *notes])
         paths += look.save(figure, look.page_path(output, number, len(pages)), suffixes)
     return paths
 
@@ -227,7 +225,8 @@ def _style(name: str, *, is_floor: bool) -> dict[str, Any]:
     color = _COLORS[name]
     if is_floor:
         return {"facecolor": "white", "edgecolor": color, "hatch": "/////", "linewidth": 0.8}
-    return {"color": color}
+    # Attention and products are of nearly one grey: an edge tells them apart without colour.
+    return {"facecolor": color, "edgecolor": "white", "linewidth": 0.3}
 
 
 def main(arguments: list[str] | None = None) -> int:

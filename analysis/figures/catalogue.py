@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis import figures
 from analysis.figures.series import MissingRows
-from analysis.figures.strips import videos_of
+from analysis.figures.strips import present_videos_of, videos_of
 from analysis.roofline import measured_against_floor
 from analysis.summary import summary
 
@@ -90,29 +90,46 @@ def _atlases(records: Records) -> dict[str, Draw]:
 
 
 def _strips(records: Records) -> dict[str, Draw]:
-    """Return strips for each model: of the sparsest run of each method, as far as they share a dense video."""
+    """Return strips for each model: of one run of each method, at one density if there are, that share a dense video.
+
+    Where some runs' previews are in the folder, runs are chosen from these. The density is one that Sparse VideoGen
+    has, then one of the most methods, then the sparsest.
+    """
     table = summary(records.measurements, records.runs, pooled=False)
     table = table[(table["status"] == "complete") & (table["method"] != "dense")]
+    table = table.assign(run=table["runs"].str[0], place=table["density_executed"].round(2))
     runs = records.runs.set_index("run_id", drop=False)
     jobs: dict[str, Draw] = {}
     for model, rows in table.groupby("model", sort=False):
+        videos = {run: present_videos_of(runs.loc[run]) for run in rows["run"]}
+        if not any(videos.values()):
+            videos = {run: videos_of(runs.loc[run]) for run in rows["run"]}
+        recorded = [run for run in rows["run"] if videos_of(runs.loc[run])]
+        rows = rows[rows["run"].map(videos).map(bool)]
         chosen: list[str] = []
         shared: set[tuple[str, int, str | None]] = set()
-        # Of what rounds to one density Sparse VideoGen stands first, and the others in the order of the table.
-        ordered = rows.sort_values("method", key=lambda methods: methods != "svg", kind="stable")
-        sparsest = ordered.sort_values("density_executed", key=lambda found: found.round(2), kind="stable")
-        for run in sparsest.drop_duplicates("method")["runs"].str[0]:
-            own = set(videos_of(runs.loc[run]))
-            both = own & shared if chosen else own
+        for run in _rivals(rows).drop_duplicates("method")["run"]:
+            both = videos[run].keys() & shared if chosen else set(videos[run])
             if both and len(chosen) < _STRIPS:
                 chosen, shared = [*chosen, run], both
         if chosen:
-            jobs[f"video_strips_{model}"] = partial(figures.video_strips, *records[:2], chosen)
+            jobs[f"video_strips_{model}"] = partial(figures.video_strips, *records[:2], chosen, others=recorded)
     if not jobs:
         raise MissingRows(
             "no sparse run below this folder has a preview video; python -m experiments.compare makes some"
         )
     return jobs
+
+
+def _rivals(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a model, those of the density that says the most first, and there Sparse VideoGen first."""
+    of_place = rows.assign(is_svg=rows["method"] == "svg").groupby("place")
+    known = pd.DataFrame({"is_svg": of_place["is_svg"].any(), "methods": of_place["method"].nunique()})
+    # Places are in ascending order, and stay so where they are equal in both.
+    places = known.sort_values(["is_svg", "methods"], ascending=False, kind="stable").index
+    first = rows["place"].eq(places[0]) if len(places) else rows["place"].notna()
+    order = pd.DataFrame({"is_other": ~first, "is_rival": rows["method"] != "svg", "place": rows["place"]})
+    return rows.loc[order.sort_values(["is_other", "place", "is_rival"], kind="stable").index]
 
 
 # Figure: from records to what draws it, by file name without a suffix. Raises `MissingRows`.

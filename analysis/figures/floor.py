@@ -6,64 +6,73 @@ import math
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from analysis.figures.look import GREY, PALE
 from analysis.remarks import NOT_MEASURED, floor_number
 from analysis.summary import FORMATS
 
-# The floor stands on an axis of its own where it is further from the points than so many times their extent.
-_FAR = 1.0
-# Half the range of that axis, as a share of the points' extent, and its height beside that of the points.
-_AROUND, _HEIGHT = 0.15, 0.22
-
-
-def quality_axes(figure: Figure, table: pd.DataFrame, quantity: str) -> tuple[Axes, Axes]:
-    """Return the axes of a figure for points of a quality and for its noise floor, the same ones where it is near.
-
-    Where it is far above, its axes are a strip over the others, with breaks between the two.
-    """
-    low, high = _extent(table, quantity)
-    values = _drawn(table, quantity).values()
-    if not values or low == high or min(values) - high <= _FAR * (high - low):
-        axes = figure.subplots()
-        return axes, axes
-    above, axes = figure.subplots(2, 1, sharex=True, height_ratios=(_HEIGHT, 1))
-    half = _AROUND * (high - low)
-    above.set_ylim(min(values) - half, max(values) + half)
-    above.spines["bottom"].set_visible(False)
-    above.tick_params(axis="x", length=0)
-    above.locator_params(axis="y", nbins=1)
-    break_mark = {"marker": [(-1, -0.6), (1, 0.6)], "markersize": 6, "linestyle": "none", "color": "black", "mew": 0.7}
-    above.plot(0, 0, transform=above.transAxes, clip_on=False, **break_mark)
-    axes.plot(0, 1, transform=axes.transAxes, clip_on=False, **break_mark)
-    return axes, above
+# A floor is left out of the axis where it is further from the points than so many times their extent.
+_FAR = 0.5
+# Height of a line of small text, in points, and as a share of an axis.
+_POINTS, _SHARE = 9.0, 0.08
 
 
 def draw_noise_floor(axes: Axes, table: pd.DataFrame, quantity: str) -> list[str]:
     """Shade what is no further from dense than dense on another kernel; return what there is to say of floors.
 
     A dashed line is where noise begins, one for each model and machine that has a floor; shaded is what is noise by all
-    of them. Where none was measured, or the other kernel's videos were identical, there is nothing to shade.
+    of them. One that is far from all points would squeeze these: a text at the edge of the axis says where it is. Where
+    none was measured, or the other kernel's videos were identical, there is nothing to shade.
     """
-    values = _drawn(table, quantity)
-    for label, value in values.items():
+    is_up = higher_is_better(quantity)
+    low, high = _extent(table, quantity)
+    near: dict[str, float] = {}
+    far: list[tuple[float, str, str]] = []
+    for value, backend, of_model in dict.fromkeys(_floors(table, quantity)):
+        off = value - high if is_up else low - value
+        if math.isfinite(value) and off > _FAR * (high - low) > 0:
+            far.append((value, backend, of_model))
+        elif math.isfinite(value):
+            near[_label(backend, of_model)] = value
+    for label, value in near.items():
         axes.axhline(value, color=GREY, linestyle="--", linewidth=1.0, label=label)
-    if values:
-        edges = [*axes.get_ylim(), *values.values()]
-        is_up = higher_is_better(quantity)
-        far = max(edges) + 0.08 * (max(edges) - min(edges)) if is_up else min(0.0, *edges)
-        near = max(values.values()) if is_up else min(values.values())
-        axes.axhspan(near, far, color=PALE, alpha=0.6, linewidth=0, zorder=0)
-        axes.set_ylim(min(far, *edges), max(far, *edges))
-    return _said(table, quantity)
+    if near and not far:
+        edges = [*axes.get_ylim(), *near.values()]
+        end = max(edges) + 0.08 * (max(edges) - min(edges)) if is_up else min(0.0, *edges)
+        start = max(near.values()) if is_up else min(near.values())
+        axes.axhspan(start, end, color=PALE, alpha=0.6, linewidth=0, zorder=0)
+        axes.set_ylim(min(end, *edges), max(end, *edges))
+    _point_to(axes, far, quantity)
+    return [*(_sentence(quantity, *floor) for floor in far), *_said(table, quantity)]
+
+
+def _point_to(axes: Axes, far: list[tuple[float, str, str]], quantity: str) -> None:
+    """Write where floors are that lie beyond an axis, at its edge on their side, where it gets room without points."""
+    is_up = higher_is_better(quantity)
+    arrow, side, sign = ("↑", "above", -1) if is_up else ("↓", "below", 1)
+    unit = " dB" if quantity.endswith("_db") else ""
+    bottom, top = axes.get_ylim()
+    room = _SHARE * len(far) * (top - bottom)
+    axes.set_ylim(bottom - room * (not is_up), top + room * is_up)
+    for line, (value, _, of_model) in enumerate(far):
+        axes.annotate(
+            f"{arrow} noise floor{of_model} {floor_number(quantity, value)}{unit}, {side}",
+            (0, int(is_up)),
+            (4, sign * (2 + line * _POINTS)),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            va="top" if is_up else "bottom",
+            fontsize=7,
+            color=GREY,
+            # A line of the grid does not strike it through.
+            bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5},
+        )
 
 
 def floor_notes(table: pd.DataFrame, quantity: str) -> list[str]:
     """Return a sentence on each noise floor of a table, for figures in which it is not drawn."""
-    name = FORMATS[quantity][0]
-    drawn = [f"{label}: {name} {floor_number(quantity, value)}." for label, value in _drawn(table, quantity).items()]
-    return [*(text[0].upper() + text[1:] for text in drawn), *_said(table, quantity)]
+    known = [_sentence(quantity, *floor) for floor in _floors(table, quantity) if math.isfinite(floor[0])]
+    return [*dict.fromkeys(known), *_said(table, quantity)]
 
 
 def higher_is_better(quantity: str) -> bool:
@@ -79,13 +88,17 @@ def _floors(table: pd.DataFrame, quantity: str) -> list[tuple[float, str, str]]:
     return [(value, backend, f", {model}" if several else "") for model, _, value, backend in rows]
 
 
-def _drawn(table: pd.DataFrame, quantity: str) -> dict[str, float]:
-    """Return the floors that are numbers, by what a legend calls them."""
-    return {
-        f"noise floor (dense on {backend}{of_model})": value
-        for value, backend, of_model in _floors(table, quantity)
-        if math.isfinite(value)
-    }
+def _label(backend: str, of_model: str) -> str:
+    """Return what a legend calls a floor."""
+    return f"noise floor (dense on {backend}{of_model})"
+
+
+def _sentence(quantity: str, value: float, backend: str, of_model: str) -> str:
+    """Return a floor in words."""
+    # No line begins with the number.
+    number = f"{FORMATS[quantity][0]} {floor_number(quantity, value)}".replace(" ", "\N{NO-BREAK SPACE}")
+    text = f"{_label(backend, of_model)}: {number}."
+    return text[0].upper() + text[1:]
 
 
 def _said(table: pd.DataFrame, quantity: str) -> list[str]:

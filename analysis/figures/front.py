@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.patheffects import withStroke
 
 from analysis.figures import look
 from analysis.figures.floor import floor_notes, higher_is_better
@@ -29,8 +30,9 @@ def quality_over_time(
 ) -> list[Path]:
     """Draw one quality over the seconds of a generation, a panel for each model and machine, and join the front.
 
-    The line is the best quality within a time. The settings on the front are numbered from the fastest on and named
-    above; a vertical line is the dense twin's time. The runs that measured the noise floor are no points. A setting of
+    The line is the best quality within a time; qualities that are printed alike are alike. The settings on the front
+    are numbered from the fastest on and named above; a vertical line is the dense twin's time, and dense runs are no
+    points: they are their own twins, or measured the noise floor. A setting of
     which fewer than half of the videos had the machine to themselves is left out; where that is so of most settings of
     a panel, it has no front.
 
@@ -49,11 +51,11 @@ def quality_over_time(
         MissingRows: If no sparse run has both numbers, or none was timed on a quiet machine.
     """
     table, notes = drawable(measurements, runs, [quantity, "generation_s"], protocol=protocol, makes="experiment=grid")
-    table = table[table[f"{quantity}_noise"] != "noise floor"]
+    table = table[table["method"] != "dense"]
     if table.empty:
         raise MissingRows(
             f"quantity={quantity}, protocol={protocol}: no run below this folder has such a number and a time, save "
-            "those that measure the noise floor; python -m experiments.compare -m experiment=grid makes some"
+            "dense ones; python -m experiments.compare -m experiment=grid makes some"
         )
     notes.append(untimed_note(table, "Not drawn"))
     place = ["model", "environment"]
@@ -68,7 +70,9 @@ def quality_over_time(
     columns = min(2, len(groups))
     lines = -(-len(groups) // columns)
     fronts = [
-        pareto_front(rows if 2 * len(rows) >= asked[names] else rows.iloc[:0], "generation_s", quantity)
+        pareto_front(
+            _printed(rows if 2 * len(rows) >= asked[names] else rows.iloc[:0], quantity), "generation_s", quantity
+        )
         for names, rows in groups
     ]
     width = look.width_for(max(map(len, fronts))) if columns == 1 else look.PAGE
@@ -89,7 +93,9 @@ def quality_over_time(
         title = f"{model} [{environment}]" if table["environment"].nunique() > 1 else str(model)
         for number, (_, row) in enumerate(front.iterrows(), 1):
             at = (row["generation_s"], row[quantity])
-            axes.annotate(str(number), at, (-5, 3), textcoords="offset points", ha="right", fontsize=7)
+            text = axes.annotate(str(number), at, (-5, 3), textcoords="offset points", ha="right", fontsize=7)
+            # It is read on the line of the front and of the twin, too.
+            text.set_path_effects([withStroke(linewidth=2.0, foreground="white")])
         of_title = f" of {title}" if len(groups) > 1 else ""
         named.append(
             _named(f"Front{of_title}", front, rows)
@@ -99,6 +105,7 @@ def quality_over_time(
         axes.set_title(title)
         axes.set_xlim(0, 1.08 * float(rows[["generation_s", "dense_generation_s"]].max(axis=None)))
         axes.margins(y=0.15)
+        look.widen(axes)
         axes.set_xlabel("seconds of a generation")
         axes.set_ylabel(f"{FORMATS[quantity][0]} against dense")
         axes.grid()
@@ -118,6 +125,11 @@ def pareto_front(rows: pd.DataFrame, seconds: str, quantity: str) -> pd.DataFram
     ordered = rows.assign(_good=sign * rows[quantity]).sort_values([seconds, "_good"], ascending=[True, False])
     best = ordered["_good"].cummax().shift()
     return ordered[best.isna() | (ordered["_good"] > best)].drop(columns="_good")
+
+
+def _printed(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """Return the rows with a quality as it is printed: further digits decide nothing."""
+    return rows.assign(**{quantity: [float(FORMATS[quantity][1].format(value)) for value in rows[quantity]]})
 
 
 def _named(words: str, front: pd.DataFrame, rows: pd.DataFrame) -> str:

@@ -34,8 +34,12 @@ METHODS = (
 )
 # Small text, and how many of its characters an inch and lines an inch hold.
 _SMALL, _CHARACTERS, _LINES = 7.0, 18.0, 7.2
+# Least range of an axis of qualities, as a share of the greatest: what differs by less stands side by side.
+_RANGE = 0.005
 # Of a logarithmic axis in a figure of two panels: labels that fit, were they equally far apart.
 _TICKS = 16
+# So many powers of ten have others between them.
+_POWERS = 3
 
 # A figure is the same whatever settings of matplotlib a user has.
 in_one_look = matplotlib.style.context(
@@ -52,6 +56,8 @@ in_one_look = matplotlib.style.context(
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.linewidth": 0.7,
+            # A tick is the number itself: what it lacks of a number above the axis is overlooked.
+            "axes.formatter.useoffset": False,
             "grid.alpha": 0.25,
             "grid.linewidth": 0.6,
             "lines.linewidth": 1.3,
@@ -116,7 +122,8 @@ def add_legend(figure: Figure) -> None:
 
 def fold(text: str, inches: float) -> str:
     """Return a text in lines of at most so many inches of small type."""
-    return textwrap.fill(text, max(8, int(inches * _CHARACTERS)))
+    # Names of runs have hyphens, which are no place to break them.
+    return textwrap.fill(text, max(8, int(inches * _CHARACTERS)), break_on_hyphens=False)
 
 
 def add_notes(figure: Figure, notes: Iterable[str]) -> None:
@@ -138,9 +145,25 @@ def paged(heights: Sequence[float]) -> list[slice]:
     return [*pages, slice(start, len(heights))]
 
 
+def part_text(page: int, pages: int) -> str:
+    """Return what page number ``page``, from 1, of a figure of bars says of itself; nothing where it is the only one.
+
+    Each page's bars have its width to themselves: those of a short step would be lines beside those of a long one.
+    """
+    return f"Part {page} of {pages}; the axis of each is its own." if pages > 1 else ""
+
+
 def page_path(output: str | Path, page: int, pages: int) -> Path:
     """Return the path without a suffix of page number ``page``, from 1: a number follows where there are several."""
     return Path(f"{output}_{page}" if pages > 1 else output)
+
+
+def widen(axes: Axes) -> None:
+    """Let the vertical axis reach far enough that a difference too small to matter looks small."""
+    low, high = axes.get_ylim()
+    lacking = _RANGE * max(abs(low), abs(high)) - (high - low)
+    if lacking > 0:
+        axes.set_ylim(low - lacking / 2, high + lacking / 2)
 
 
 def plain_log_ticks(axes: Axes, which: str, ticks: Sequence[float]) -> None:
@@ -149,14 +172,16 @@ def plain_log_ticks(axes: Axes, which: str, ticks: Sequence[float]) -> None:
     Args:
         axes: Whose axis.
         which: ``"x"`` or ``"y"``.
-        ticks: In ascending order; of those that are too near each other, the greatest one stays.
+        ticks: In ascending order; of those that are too near each other, the greatest one stays. Where the axis reaches
+            over many powers of ten that are among them, only these stay: they are evenly apart.
     """
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axis.get_view_interval()
     apart = (high / low) ** (1 / _TICKS)
+    powers = [tick for tick in ticks if low <= tick <= high and f"{tick:e}".startswith("1.000000e")]
     shown: list[float] = []
-    for tick in reversed(ticks):
+    for tick in reversed(powers if len(powers) > _POWERS else ticks):
         if low <= tick <= high and (not shown or tick * apart <= shown[-1]):
             shown.append(tick)
     axis.set_ticks(shown, [f"{tick:g}" for tick in shown])

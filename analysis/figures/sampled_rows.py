@@ -80,7 +80,7 @@ def quality_over_sampled_rows(
             line = {"linestyle": _LINES[row["method"]], "color": look.styles([row["method"]])[0]["color"]}
             axes.axhline(row[name], label=row["name"], **line)
         axes.set_xscale("log", base=2)
-        axes.ticklabel_format(axis="y", scilimits=(-2, 4))
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
         counts = sorted(drawn[_ROWS].unique())
         axes.set_xticks(counts, [f"{count:g}" for count in counts])
         axes.minorticks_off()

@@ -18,6 +18,8 @@ from analysis.summary import FORMATS, QUALITY, full_labels, summary
 DENSITY = ("sparsity", "density")
 # How far apart points of one place stand, and all of them together, as shares of density.
 _APART, SPREAD = 0.005, 0.02
+# Where points are not moved: by how many points a marker is larger than the next above it, and the first than the last.
+_LARGER, _LARGEST = 1.5, 4.0
 # What is recorded beside a run and changes none of its numbers; what a backend's name says already.
 _PROVENANCE = {"code", "operators", "steps", "whole"}
 _BUSY = "the machine was busy"
@@ -81,7 +83,7 @@ def families(
         if "backend" in named:
             named.discard("backend.precision")
         for place, knobs in rows["knobs"].items():
-            text = knob_text({_plain(name): value for name, value in knobs.items() if name in named})
+            text = knob_text(_plain({name: value for name, value in knobs.items() if name in named}))
             names[place] = f"{rows['method'].iloc[0]} {text}".strip()
     if is_model_named and table["model"].nunique() > 1:
         names = table["model"].astype(str) + " " + names
@@ -91,8 +93,15 @@ def families(
     return sorted(found, key=lambda one: (one[1]["model"].iloc[0], one[1]["method"].iloc[0] != "svg", natural(one[0])))
 
 
-def _plain(name: str) -> str:
-    return name.removeprefix("model.transformer.").removeprefix("diffusers.")
+def _plain(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Return settings by their last names; of two with one name the whole model's, not one kind of its layers'."""
+    found: dict[str, Any] = {}
+    for name, value in knobs.items():
+        own = name.removeprefix("model.transformer.")
+        short = own.removeprefix("diffusers.")
+        if short == own or f"model.transformer.{short}" not in knobs:
+            found[short] = value
+    return found
 
 
 def over_density(table: pd.DataFrame, answers: str) -> tuple[pd.DataFrame, list[str]]:
@@ -209,10 +218,11 @@ def draw_curves(
             capsize=2.5,
             elinewidth=1.0,
         )
-        # Markers that lie upon each other keep their outlines, and where none is moved the lower ones are larger.
+        # Markers that lie upon each other keep their outlines, and where none is moved each is larger than the next.
         bars.lines[0].set(markeredgecolor="white", markeredgewidth=0.5)
         if apart is None:
-            bars.lines[0].set(markersize=bars.lines[0].get_markersize() + min(1.0 * later, 2.0))
+            larger = min(_LARGER, _LARGEST / max(1, len(drawn) - 1))
+            bars.lines[0].set(markersize=bars.lines[0].get_markersize() + larger * later)
     return apart is not None and any(len(names) > 1 for names in sharing.values())
 
 

@@ -29,6 +29,8 @@ _DENSITIES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 _SPEEDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 4, 6, 10, 20)
 # Of a step no setting: how many of a video's are dense, and what a cut model's layers are made of.
 _OF_VIDEOS = ("first_times_fp", "first_layers_fp", "model.transformer.diffusers.num_single_layers")
+# Height of the lowest panel in inches.
+_AXIS = 1.4
 # How far beyond the points an axis of speed-ups reaches: intervals end there at the latest.
 _BEYOND = 1.6
 
@@ -92,7 +94,7 @@ def speedup_over_density(
             look.plain_log_ticks(axes, "y", _SPEEDS)
             axes.set_title(f"{model}: {_PANELS[quantity].format(whole)}")
             axes.grid()
-        line[0].set_ylabel(f"speed-up over dense {twins[0] if len(twins) == 1 else ''}".strip())
+        line[0].set_ylabel(look.fold(f"speed-up over dense {twins[0] if len(twins) == 1 else ''}".strip(), _AXIS))
     for axes in panels[-1]:
         axes.set_xlabel("density executed (tiles of sparse calls)")
     look.add_legend(figure)
@@ -101,8 +103,11 @@ def speedup_over_density(
 
 
 def _label(name: str, rows: pd.DataFrame, twins: Sequence[str]) -> str:
-    """Return the name of a series with its backends in words: the dense one where there are several."""
+    """Return the name of a series with its backends in words: its twin's where there are several."""
     words = re.sub(r" backend=(\S+)", r" on \1", re.sub(r" dense_backend=\S+", "", name))
+    # What is measured of a dense run is its kernel.
+    if rows["method"].iloc[0] == "dense" and " on " not in words:
+        words = words.replace("dense", f"dense on {rows['backend'].iloc[0]}", 1)
     return words if len(twins) == 1 else f"{words} over {rows['dense_backend'].iloc[0]}"
 
 
@@ -111,5 +116,6 @@ def layers_note(run_ids: Iterable[str], runs: pd.DataFrame) -> list[str]:
     steps = step_runs(runs)
     steps = steps[steps["run_id"].isin(list(run_ids))]
     found = column(steps, "config.model.transformer.num_layers").dropna().astype(int)
-    of_model = [f"{model} {' and '.join(map(str, sorted(set(own))))}" for model, own in found.groupby(steps["model"])]
+    counts = {model: " and ".join(map(str, sorted(set(own)))) for model, own in found.groupby(steps["model"])}
+    of_model = [f"{model} {count}".replace(" ", "\N{NO-BREAK SPACE}") for model, count in counts.items()]
     return [f"Layers of the steps: {', '.join(of_model)}."] if of_model else []

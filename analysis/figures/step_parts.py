@@ -80,7 +80,6 @@ def step_parts(
         groups.setdefault(tuple(str(row[name]) for name in _ALIKE), []).append(row)
     ordered = sorted(groups.values(), key=lambda rows: -max(row["dense_s"] for row in rows))
     pages = look.paged([_BAR * (len(rows) + 1) + _GAP for rows in ordered])
-    end = 1.1 * max(sum(parts.values()) for row in bars for parts in row["parts"].values())
     words = (
         "Of each group the dense step is above, the mean over its runs, and the sparse ones are below it with their "
         "densities; a speed-up is over the dense step of the same run."
@@ -108,20 +107,28 @@ def step_parts(
             for row in sorted(rows, key=lambda row: (row["backend"], row["method"], row["density"])):
                 place += _BAR
                 method = f"{row['method']}, " if len({row["method"] for row in bars}) > 1 else ""
-                ticks[place] = f"{method}{row['backend']}, {row['density']:.2f}"
+                ticks[place] = f"{method}{row['backend']}, {row['density']:.{_digits(rows)}f}"
                 seconds = sum(row["parts"][""].values())
                 _stack(axes, place, row["parts"][""], f" {seconds:.2f} s, {row['speedup']:.2f}×")
             place += _BAR + _GAP
         axes.set_yticks(list(ticks), list(ticks.values()))
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(place - _GAP, -_BAR)
-        axes.set_xlim(0, end)
+        longest = max(sum(parts.values()) for rows in own for row in rows for parts in row["parts"].values())
+        axes.set_xlim(0, 1.1 * longest)
         axes.set_xlabel("seconds of one step")
         look.add_legend(figure)
-        part = f"Part {number} of {len(pages)}." if len(pages) > 1 else ""
-        look.add_notes(figure, [part, *notes])
+        look.add_notes(figure, [look.part_text(number, len(pages)), *notes])
         paths += look.save(figure, look.page_path(output, number, len(pages)), suffixes)
     return paths
+
+
+def _digits(rows: list[dict[str, Any]]) -> int:
+    """Return how many digits of the densities of a group tell its rows apart that nothing else does: two, or three."""
+    two, three = (
+        {(row["backend"], row["method"], f"{row['density']:.{digits}f}") for row in rows} for digits in (2, 3)
+    )
+    return 2 if len(two) == len(three) else 3
 
 
 def _mean(rows: list[dict[str, Any]], prefix: str) -> dict[str, float]:

@@ -11,11 +11,11 @@ import pandas as pd
 
 from analysis import videos
 from analysis.figures import look
-from analysis.figures.series import MissingRows
-from analysis.settings import describe, knob_text
+from analysis.figures.series import MissingRows, listed_note
+from analysis.settings import counted, describe, knob_text
 
-# Of a prompt so many characters are shown at most.
-_PROMPT = 160
+# Of a prompt so many characters are shown at most, and of runs without a preview so many are named.
+_PROMPT, _NAMED = 160, 2
 
 
 @look.in_one_look
@@ -27,12 +27,14 @@ def video_strips(
     *,
     num_frames: int = 6,
     gain: float = 4.0,
+    others: Sequence[str] = (),
     suffixes: Iterable[str] = look.SUFFIXES,
 ) -> list[Path]:
     """Draw frames of a prompt's dense video, and below it each run's and ``gain`` times the absolute difference.
 
     The first prompt and seed that all runs have is shown. Pictures are taken from the previews, which are lossy alike;
-    the PSNR beside them is the recorded one, of the frames before that.
+    the PSNR beside them is the recorded one, of the frames before that. Runs whose previews are not in their folders
+    are left out and said to be, unless that is so of all.
 
     Args:
         measurements: From `analysis.load.measurements`.
@@ -41,24 +43,30 @@ def video_strips(
         output: Path without a suffix.
         num_frames: How many frames, from the first to the last, evenly apart; at least 1.
         gain: What differences are multiplied with, greater than 0.
+        others: Runs that are not shown, but counted among those with and without previews.
         suffixes: File formats.
 
     Returns:
         The files written.
 
     Raises:
-        MissingRows: If the runs share no video, or a preview is not there.
+        MissingRows: If the runs share no video, or no run's previews are there.
         ValueError: If the videos differ in size or length, or one cannot be read.
     """
-    table = runs.set_index("run_id").loc[list(run_ids)]
-    shared = [
-        place for place in videos_of(table.iloc[0]) if all(place in videos_of(run) for _, run in table.iterrows())
-    ]
+    table = runs.set_index("run_id")
+    asked = list(dict.fromkeys([*run_ids, *others]))
+    lacking = [run for run in asked if videos_of(table.loc[run]) and not present_videos_of(table.loc[run])]
+    is_any_there = not set(run_ids) <= set(lacking)
+    if is_any_there:
+        run_ids = [run for run in run_ids if run not in lacking]
+    table = table.loc[list(run_ids)]
+    found = [(present_videos_of if is_any_there else videos_of)(run) for _, run in table.iterrows()]
+    shared = [place for place in found[0] if all(place in own for own in found)]
     if not shared:
         raise MissingRows(f"runs {', '.join(run_ids)} have no preview of one prompt, seed and dense twin")
     prompt, seed, _ = shared[0]
-    dense = _pixels(videos_of(table.iloc[0])[shared[0]]["dense_preview"])
-    strips = [_pixels(videos_of(run)[shared[0]]["preview"]) for _, run in table.iterrows()]
+    dense = _pixels(found[0][shared[0]]["dense_preview"])
+    strips = [_pixels(own[shared[0]]["preview"]) for own in found]
     for run_id, strip in zip(run_ids, strips, strict=True):
         if strip.shape != dense.shape:
             raise ValueError(
@@ -83,7 +91,13 @@ def video_strips(
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
     for axes, frame in zip(panels[0], chosen, strict=True):
         axes.set_title(f"frame {frame}", fontsize=7)
-    look.add_notes(figure, [f"{table['model'].iloc[0]}, {_prompt(table.iloc[0], prompt)}, seed {seed}."])
+    notes = [f"{table['model'].iloc[0]}, {_prompt(table.iloc[0], prompt)}, seed {seed}."]
+    if lacking:
+        words = f"Without a preview in this folder, {len(lacking)} of {counted(len(asked), 'sparse run')}"
+        facts, methods = describe(runs)["knobs"], runs.set_index("run_id")["method"]
+        left_out = [f"{methods[run]} {knob_text(facts[run])}".strip() for run in lacking]
+        notes.append(listed_note(words, left_out, most=_NAMED))
+    look.add_notes(figure, notes)
     return look.save(figure, output, suffixes)
 
 
@@ -102,6 +116,11 @@ def videos_of(run: pd.Series) -> dict[tuple[str, int, str | None], dict[str, Pat
         for video in listed
         if all(video[kind] for kind in kinds)
     }
+
+
+def present_videos_of(run: pd.Series) -> dict[tuple[str, int, str | None], dict[str, Path]]:
+    """Return those of `videos_of` whose files are there: rows may be kept without their previews."""
+    return {place: paths for place, paths in videos_of(run).items() if all(path.is_file() for path in paths.values())}
 
 
 def _prompt(run: pd.Series, prompt_id: str) -> str:

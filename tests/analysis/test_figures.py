@@ -1,19 +1,35 @@
 """Figures say what the rows say, read back from what is drawn, and an empty one is never written."""
 
 import errno
+import itertools
 import os
 import re
+import shutil
 import warnings
 
 import matplotlib.figure
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from analysis import figures, load
+from analysis import figures, load, roofline
+from analysis.figures import look
 from analysis.figures.__main__ import main
 from analysis.figures.catalogue import FIGURES, Records
 from analysis.figures.front import pareto_front
-from analysis.figures.look import COLORS, COLUMN, METHODS, PAGE, page_path, paged, plain_log_ticks, style, styles
+from analysis.figures.look import (
+    COLORS,
+    COLUMN,
+    METHODS,
+    PAGE,
+    add_notes,
+    new_figure,
+    page_path,
+    paged,
+    plain_log_ticks,
+    style,
+    styles,
+)
 from analysis.figures.series import families
 from analysis.summary import summary
 from svg.results import Measurement, RunWriter
@@ -22,16 +38,33 @@ from tests.fake_steps import write_fake_steps
 from tests.test_documents import first_column
 
 
-def write(root, run_id, method="svg", scores=(30.0,), protocol="standard", regret=None, seconds=3.0, at=0.25, **knobs):
+def write(
+    root,
+    run_id,
+    method="svg",
+    scores=(30.0,),
+    protocol="standard",
+    regret=None,
+    seconds=3.0,
+    at=0.25,
+    dense_backend="sdpa",
+    call_backend=None,
+    transformer=None,
+    **knobs,
+):
     """Write a run of one seed with a PSNR for each prompt; None for one without a number, or a machine without rest."""
-    names = {"model": "m", "method": method, "backend": "flex", "dense_backend": "sdpa"}
-    config = {"seed": 0, "method": {"name": method, "sparsity": at, **knobs}, "model": {"name": "m"}}
+    names = {"model": "m", "method": method, "backend": "flex", "dense_backend": dense_backend}
+    model = {"name": "m", **({"transformer": transformer} if transformer else {})}
+    config = {"seed": 0, "method": {"name": method, "sparsity": at, **knobs}, "model": model}
     with RunWriter(root, run_id, **names, config=config, provenance=PROVENANCE, prompts=[], seeds=[0]) as run:
         for number, score in enumerate(scores):
             place = {"prompt_id": f"p{number}", "seed": 0}
             why = {"status": "unavailable", "reason": "no weights; fetch them"} if score is None else {}
             run.add(Measurement(quantity="psnr_db", unit="dB", value=score, protocol=protocol, **why, **place))
             run.add(Measurement(quantity="density_executed", unit="1", value=at, protocol="tile", **place))
+            if call_backend:
+                calls = {"protocol": "tile", "step": 0, "layer": 0, "backend": call_backend}
+                run.add(Measurement(quantity="call_density", unit="1", value=at, **calls, **place))
             run.add(Measurement(quantity="generation_s", unit="s", value=seconds or 9.0, **place))
             run.add(Measurement(quantity="dense_generation_s", unit="s", value=8.0, **place))
             busy = {"status": "unavailable", "reason": "work apart: the machine was busy with something else"}
@@ -172,8 +205,44 @@ def test_the_speed_up_of_a_step_says_of_how_many_layers_it_is(tmp_path, drawn):
                 run.add(Measurement(quantity=quantity, unit="1", value=value, n=3, seed=0))
             run.add(Measurement(quantity="density_executed", unit="1", value=density, protocol="tile", seed=0))
     figures.speedup_over_density(*tables(tmp_path / "runs"), tmp_path / "speed")
-    assert drawn[0].axes[1].get_title() == "m: whole step" and "Layers of the steps: m 2." in texts(drawn[0])
+    assert drawn[0].axes[1].get_title() == "m: whole step" and "Layers of the steps: m\N{NO-BREAK SPACE}2." in texts(
+        drawn[0]
+    )
     assert {name: list(x) for name, (x, _) in curves(drawn[0].axes[1]).items()} == {"svg": [0.25, 0.5, 0.7]}
+
+
+def test_a_long_dense_backend_is_named_within_the_height_of_its_axis(tmp_path, drawn):
+    for at in (0.25, 0.5):
+        write(tmp_path, f"at-{at}", at=at, dense_backend="triton_block_sparse")
+    figures.speedup_over_density(*tables(tmp_path), tmp_path / "speed")
+    assert drawn[0].axes[0].get_ylabel() == "speed-up over dense\ntriton_block_sparse"
+
+
+def test_a_dense_run_on_another_kernel_has_its_name_in_speed_ups(tmp_path, drawn):
+    for at in (0.25, 0.5):
+        write(tmp_path, f"at-{at}", at=at)
+    write(tmp_path, "floor", "dense", at=1.0, call_backend="flex")
+    figures.speedup_over_density(*tables(tmp_path), tmp_path / "speed")
+    assert names(drawn[0]) == ["ideal: 1 / density", "svg", "dense on flex"]
+
+
+def test_layers_in_a_label_are_those_of_the_whole_model(tmp_path):
+    for number in (1, 20):
+        layers = {"num_layers": 3 * number, "diffusers": {"num_layers": number, "num_single_layers": 2 * number}}
+        write(tmp_path, f"of-{number}", transformer=layers)
+    found = families(summary(*tables(tmp_path)), ("model.transformer.diffusers.num_single_layers",))
+    assert [name for name, _ in found] == ["svg num_layers=3", "svg num_layers=60"]
+
+
+def test_notes_are_broken_neither_in_names_nor_before_numbers(tmp_path, drawn):
+    figure = new_figure(COLUMN, 1.0)
+    add_notes(figure, [f"Not drawn: {'a' * 40} step-svg-0.25-triton_block_sparse-8fa0547c (no phases)."])
+    assert "\nstep-svg-0.25-triton_block_sparse-8fa0547c" in figure.get_suptitle()
+    for at in (0.25, 0.5):
+        write(tmp_path, f"at-{at}", at=at)
+    write(tmp_path, "floor", "dense", scores=[72.94], at=1.0, call_backend="flex")
+    figures.quality_over_time(*tables(tmp_path), tmp_path / "front")
+    assert "PSNR\N{NO-BREAK SPACE}dB\N{NO-BREAK SPACE}72.94." in texts(drawn[0])
 
 
 def test_the_front_is_what_no_run_beats_in_both(knobs, tmp_path, drawn):
@@ -189,6 +258,26 @@ def test_the_front_is_what_no_run_beats_in_both(knobs, tmp_path, drawn):
     assert slow["good"].tolist() == [3, 4, 5] and slow["seconds"].tolist() == [1, 4, 7]
     near = pareto_front(rows.assign(seconds=range(7), lpips_vgg=[3, 2, 4, 2, 1, 5, 6]), "seconds", "lpips_vgg")
     assert near["lpips_vgg"].tolist() == [3, 2, 1]
+
+
+def test_qualities_that_are_printed_alike_are_one_on_the_front_and_nearly_one_on_the_axis(tmp_path, drawn):
+    write(tmp_path, "fast", scores=[31.0164])
+    write(tmp_path, "slow", "rival", scores=[31.01645], seconds=5.0)
+    figures.quality_over_time(*tables(tmp_path), tmp_path / "front")
+    [axes] = drawn[0].axes
+    [front] = [line for line in axes.lines if line.get_label() == "front"]
+    assert list(front.get_xdata()) == [3.0]
+    low, high = axes.get_ylim()
+    assert high - low > 0.1 and not axes.yaxis.get_major_formatter().get_useOffset()
+
+
+@pytest.mark.parametrize("figure", ["quality_over_density", "quality_over_time"])
+def test_a_dense_run_is_no_point_beside_its_own_twin(tmp_path, drawn, figure):
+    write(tmp_path, "a")
+    write(tmp_path, "b", at=0.5)
+    write(tmp_path, "dense", "dense", scores=[1.0])
+    getattr(figures, figure)(*tables(tmp_path), tmp_path / "figure")
+    assert "dense" not in names(drawn[0])
 
 
 def test_series_have_one_order_whatever_the_runs_ran_in_and_numbers_follow_their_size(tmp_path):
@@ -210,6 +299,23 @@ def test_ticks_of_a_logarithmic_axis_stand_apart_however_far_it_reaches():
         axes.set_ylim(lowest, 10)
         plain_log_ticks(axes, "y", (1, 2, 3, 4, 6, 10))
         assert [label.get_text() for label in axes.get_yticklabels()] == shown
+
+
+def test_ticks_over_many_powers_of_ten_are_these_alone():
+    axes = matplotlib.figure.Figure().subplots()
+    axes.set_ylim(1e-6, 0.06)
+    plain_log_ticks(axes, "y", (1e-6, 1e-5, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0.01", "0.001", "0.0001", "1e-05", "1e-06"]
+
+
+def test_series_that_coincide_are_each_larger_than_the_next_where_none_is_moved(tmp_path, drawn):
+    for number in range(4):
+        for at in (0.25, 0.5):
+            write(tmp_path, f"{number}-{at}", f"method_{number}", at=at)
+    figures.speedup_over_density(*tables(tmp_path), tmp_path / "speed")
+    sizes = [container.lines[0].get_markersize() for container in drawn[0].axes[0].containers]
+    # Half a point on each side is the white edge.
+    assert all(lower - upper > 1.0 for lower, upper in itertools.pairwise(sizes)) and max(sizes) <= 10
 
 
 def test_settings_of_a_busy_machine_have_no_time_and_where_most_are_there_is_no_front(tmp_path, drawn):
@@ -238,6 +344,9 @@ def test_sampled_rows_stand_against_regret_and_quality_beside_the_oracle_and_the
     regret, quality = drawn[0].axes
     assert np.column_stack(curves(regret)["svg"]).tolist() == [[4, pytest.approx(0.02)], [16, pytest.approx(0.01)]]
     assert list(curves(quality)["svg"][1]) == [32, 35]
+    # Hundredths are written as they are, without a factor above the axis.
+    FigureCanvasAgg(drawn[0]).draw()
+    assert "0.02" in [label.get_text() for label in regret.get_yticklabels()]
     lines = {line.get_linestyle(): (line.get_label(), line.get_ydata()[0]) for line in quality.lines}
     assert lines[":"] == ("oracle_choice sparsity=0.25", 36) and lines["-."] == ("random_choice sparsity=0.25", 21)
 
@@ -276,7 +385,7 @@ def test_the_dense_part_has_a_cell_for_each_pair_of_shares_that_was_run(knobs, t
     assert [label.get_text() for label in panel.get_yticklabels()] == ["0", "0.5"]
 
 
-def test_a_step_is_two_bars_of_its_phases_and_one_without_phases_is_named(tmp_path, drawn):
+def test_a_step_is_two_bars_of_its_phases_and_one_without_phases_is_named(tmp_path, drawn, monkeypatch):
     write_fake_steps(tmp_path)
     with pytest.raises(figures.MissingRows, match=r"another \(failed\).*flex \(no phases\).*experiments.step_latency"):
         figures.step_parts(*tables(tmp_path), tmp_path / "steps")
@@ -307,6 +416,22 @@ def test_a_step_is_two_bars_of_its_phases_and_one_without_phases_is_named(tmp_pa
     assert labels == ["m, sdpa", "flex, 0.25", "flex, 0.50", "m, flash4", "flex, 0.30"]
     # The dense bar is the mean of its runs.
     assert drawn[-1].axes[0].texts[0].get_text() == " 8.12 s"
+    step("near", 0.304, dense_backend="flash4")
+    figures.step_parts(*tables(tmp_path), tmp_path / "steps")
+    labels = [label.get_text() for label in drawn[-1].axes[0].get_yticklabels()]
+    assert labels == ["m, sdpa", "flex, 0.25", "flex, 0.50", "m, flash4", "flex, 0.300", "flex, 0.304"]
+    # Of a page of its own the bars have an axis of their own.
+    monkeypatch.setattr(look, "BARS", 0.1)
+    step("short", 0.25, dense_backend="cudnn", dense_rest=0.0)
+    figures.step_parts(*tables(tmp_path), tmp_path / "steps", suffixes=[".png"])
+    assert [figure.axes[0].get_xlim()[1] for figure in drawn[-3:]] == pytest.approx(
+        [1.1 * 8.25, 1.1 * 8.125, 1.1 * 6.0]
+    )
+    assert "Part 3 of 3; the axis of each is its own." in texts(drawn[-1])
+
+
+def test_phases_beside_a_floor_have_edges_that_are_seen_without_colour():
+    assert {roofline._style(name, is_floor=False)["edgecolor"] for name in roofline.PHASES} == {"white"}
 
 
 def test_bars_that_do_not_fit_a_page_go_on_to_the_next():
@@ -328,6 +453,28 @@ def test_a_strip_is_the_dense_video_a_sparse_one_and_what_lies_between(fake, tmp
     assert "“a red circle moves to the right on a striped blue background”, seed 0." in texts(drawn[0])
     with pytest.raises(figures.MissingRows, match="svg-0.15, svg-0.05 have no preview of one prompt"):
         figures.video_strips(measurements, runs, ["svg-0.15", "svg-0.05"], tmp_path / "strips")
+
+
+def test_strips_are_of_runs_whose_previews_are_there_and_the_others_are_named(folder, tmp_path, drawn):
+    root = tmp_path / "runs"
+    shutil.copytree(folder, root)
+    jobs = FIGURES["video_strips"](Records(*tables(root)))
+    # Both others have this density, and Sparse VideoGen too.
+    assert jobs["video_strips_tiny_wan"].args[2] == ["svg-0.25", "one_pattern-0.25", "random_blocks-0.25"]
+    for run in ("svg-0.25", "one_pattern-0.25", "random_blocks-0.25"):
+        shutil.rmtree(root / run / "videos")
+    jobs = FIGURES["video_strips"](Records(*tables(root)))
+    jobs["video_strips_tiny_wan"](tmp_path / "strips")
+    shown = [axes.get_ylabel().split("\n")[:2] for axes in drawn[0].axes if axes.get_ylabel()]
+    assert [lines for lines in shown if len(lines) > 1] == [["svg", "sparsity=0.5"], ["random_blocks", "sparsity=0.5"]]
+    assert re.search(r"folder, 3 of 6 sparse runs: \S+ sparsity=0.25, \S+ sparsity=0.25 and 1 more\.", texts(drawn[0]))
+    figures.video_strips(*tables(root), ["svg-0.25", "svg-0.50"], tmp_path / "two")
+    assert "Without a preview in this folder, 1 of 2 sparse runs: svg sparsity=0.25." in texts(drawn[-1])
+    for run in root.iterdir():
+        shutil.rmtree(run / "videos", ignore_errors=True)
+    jobs = FIGURES["video_strips"](Records(*tables(root)))
+    with pytest.raises(figures.MissingRows, match="is not there; strips are drawn from the folder that the run was"):
+        jobs["video_strips_tiny_wan"](tmp_path / "none")
 
 
 def test_the_atlas_has_a_panel_per_quantity_and_means_over_steps_and_branches(tmp_path, drawn):

@@ -8,6 +8,7 @@ import shutil
 
 import matplotlib.figure
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from analysis import documents, load
 from analysis.figures import quality_over_density
@@ -23,9 +24,19 @@ from tests.fake_runs import PROVENANCE
 
 
 def write(
-    root, run_id, method, scores, backend="flex", provenance=PROVENANCE, calls_by=None, dense="sdpa", at=0.25, **model
+    root,
+    run_id,
+    method,
+    scores,
+    backend="flex",
+    provenance=PROVENANCE,
+    calls_by=None,
+    dense="sdpa",
+    at=0.25,
+    quantity="psnr_db",
+    **model,
 ):
-    """Write a run of one seed; scores is {prompt: PSNR}, None for a video that equals its twin."""
+    """Write a run of one seed; scores is {prompt: quality}, None for a video that equals its twin."""
     config = {"seed": 0, "method": {"name": method}, "model": {"num_inference_steps": 8, **model}}
     if method != "dense":
         config["method"]["sparsity"] = at
@@ -38,9 +49,7 @@ def write(
             shares = {"unit": "1", "value": 1.0 if method == "dense" else at, **place}
             run.extend(
                 [
-                    Measurement(
-                        quantity="psnr_db", unit="dB", value=value, protocol="standard", status=status, **place
-                    ),
+                    Measurement(quantity=quantity, unit="dB", value=value, protocol="standard", status=status, **place),
                     Measurement(quantity="density_requested", **shares),
                     Measurement(quantity="density_executed", protocol="tile", **shares),
                     Measurement(
@@ -176,21 +185,37 @@ def test_the_figure_draws_the_floor_or_says_that_there_is_none(folder, tmp_path,
     assert "Noise floor: none, dense on flex is identical" in said[2]
 
 
-def test_a_floor_far_above_all_points_has_an_axis_of_its_own(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("quantity", "scores", "floor", "words"),
+    [
+        ("psnr_db", (28.0, 32.0), 71.0, "↑ noise floor 71.00 dB, above"),
+        ("lpips_alex", (0.3, 0.25), 0.002, "↓ noise floor 0.0020, below"),
+    ],
+)
+def test_a_floor_far_from_all_points_is_named_at_the_edge_of_the_axis(
+    tmp_path, monkeypatch, quantity, scores, floor, words
+):
     drawn = []
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, *a, **k: drawn.append(self))
     root = tmp_path / "runs"
-    for name, scores in {"svg": {"p0": 30.0, "p1": 31.0}, "rival": {"p0": 28.0, "p1": 29.0}}.items():
-        write(root, name, name, scores)
-    write(root, "denser", "svg", {"p0": 31.0, "p1": 32.0}, at=0.5)
-    write(root, "floor", "dense", {"p0": 70.0, "p1": 72.0})
-    quality_over_density(load.measurements(root), load.runs(root), tmp_path / "far", suffixes=[".png"])
-    above, points = drawn[0].axes
-    [line] = [line for line in above.lines if line.get_label() == "noise floor (dense on flex)"]
-    assert list(line.get_ydata()) == [71, 71] and above.get_ylim()[0] > 60 and len(above.patches) == 1
-    # The points have the range to themselves.
-    assert points.get_ylim()[1] < 40 and not points.patches
-    assert set(points.get_legend_handles_labels()[1]) == {"svg", "rival"}
+    for at, score in zip((0.25, 0.5), scores, strict=True):
+        write(root, f"svg-{at}", "svg", dict.fromkeys(("p0", "p1"), score), at=at, quantity=quantity)
+    write(root, "floor", "dense", {"p0": floor, "p1": floor}, quantity=quantity)
+    quality_over_density(
+        load.measurements(root), load.runs(root), tmp_path / "far", quantity=quantity, suffixes=[".png"]
+    )
+    [axes] = drawn[0].axes
+    low, high = axes.get_ylim()
+    # The points have the range to themselves, save the line of text.
+    assert low > min(scores) - 0.5 * abs(scores[0] - scores[1])
+    assert high < max(scores) + 0.5 * abs(scores[0] - scores[1])
+    assert not axes.patches and axes.get_legend_handles_labels()[1] == ["svg"]
+    [text] = axes.texts
+    assert text.get_text() == words
+    FigureCanvasAgg(drawn[0]).draw()
+    box = text.get_window_extent().transformed(axes.transData.inverted())
+    assert all(score < box.y0 or box.y1 < score for score in scores)
+    assert "Noise floor (dense on flex)" in drawn[0].get_suptitle().replace("\n", " ")
 
 
 def test_the_report_gives_paired_differences_with_their_intervals_and_the_noise_floor(tmp_path):

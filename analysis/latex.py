@@ -42,6 +42,8 @@ _SIZES = {
 }
 # A column of texts is not made narrower than these signs, nor are texts broken in more lines before a table is turned.
 _NARROWEST, _MOST_LINES = 16, 3
+# What is said in the place of numbers is as wide as these signs, where that is no wider than the page.
+_SAID = 50
 # How wide signs are that are not as wide as a digit, in digits.
 _WIDE = dict.fromkeys("×±−+=<>∞%mwMW@", 1.55) | dict.fromkeys(" ijlftr.,:;'|[]()/!-_", 0.65)
 # Where a line may end: after a space, and within names after these.
@@ -75,6 +77,13 @@ class _Layout:
         sign, _, between = _SIZES[self.size]
         return sign * sum(self.widths) + between * len(self.widths) > self.line
 
+    @property
+    def room(self) -> float:
+        """How wide a text is that stands in the place of all numbers, in digits."""
+        sign, _, between = _SIZES[self.size]
+        most = (self.line - between * len(self.widths)) / sign - self.widths[0]
+        return max(sum(self.widths[1:]), min(most, _SAID))
+
     def lines(self, cells: Sequence[str]) -> int:
         """Return in how many lines the longest text of a row is broken."""
         return max(len(_broken(cells[place], self.widths[place])) for place in self.wrapped) if self.wrapped else 1
@@ -85,7 +94,9 @@ class _Layout:
         notes = sum(len(_broken(note, self.line / _SIZES["footnotesize"][0])) for note in table.below)
         headings = max(len(_broken(text, width)) for text, width in zip(table.headings, self.widths, strict=True))
         # Rules and gaps are as high as four lines.
-        high = _SIZES[self.size][1] * (headings + 4 + sum(map(self.lines, _measured(table))))
+        rows = sum(map(self.lines, _measured(table)))
+        rows += sum(len(_broken(cells[1], self.room)) - 1 for cells in table.cells if _is_said(cells))
+        high = _SIZES[self.size][1] * (headings + 4 + rows)
         high += _SIZES["normalsize"][1] * caption + _SIZES["footnotesize"][1] * notes
         return math.ceil(high / (_WIDTH if self.is_turned else _HEIGHT))
 
@@ -174,7 +185,14 @@ def _wrap(layout: _Layout, least: Sequence[float]) -> _Layout:
 
 def _width(text: str) -> float:
     """Return about how wide a text is, in digits."""
-    return sum(_WIDE.get(sign, 1.4 if sign.isupper() else 1.0) for sign in text)
+    return sum(
+        _WIDE.get(sign) or (_foreign(sign) if not sign.isascii() else 1.4 if sign.isupper() else 1.0) for sign in text
+    )
+
+
+def _foreign(sign: str) -> float:
+    # What is given by its number is as wide as that.
+    return 9.0 if _sign(sign).startswith("[") else 1.55
 
 
 def _broken(text: str, width: float) -> list[str]:
@@ -263,8 +281,8 @@ def _rows(table: Table, layout: _Layout) -> tuple[str, list[str]]:
     for cells in table.cells:
         texts = list(map(escape, cells))
         if _is_said(cells):
-            room = max(sum(layout.widths[1:]) + len(cells) - 2, _NARROWEST) / 2
-            wide = rf"\multicolumn{{{len(cells) - 1}}}{{>{{\raggedright\arraybackslash}}p{{{room:g}em}}}}{{{texts[1]}}}"
+            column = rf">{{\raggedright\arraybackslash}}p{{{layout.room / 2:.3g}em}}"
+            wide = rf"\multicolumn{{{len(cells) - 1}}}{{{column}}}{{{texts[1]}}}"
             texts = [texts[0], wide]
         body.append(_opening(" & ".join(texts)) + r" \\")
     return " & ".join(heads) + r" \\", body

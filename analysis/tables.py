@@ -9,7 +9,9 @@ says that it is meant.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from analysis import hardware, load
@@ -39,7 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         table = _table(options)
         hardware.check(table.runs, allow_mixed=options.allow_mixed, allow_dirty=options.allow_dirty)
-        put(write([table], options.format), options.output)
+        # Labels of two folders in one paper differ.
+        place = re.sub(r"[^a-z0-9]+", "-", options.runs_dir.resolve().name.lower()).strip("-")
+        named = replace(table, name=f"{table.name}-{place}") if options.format == "latex" else table
+        put(write([named], options.format), options.output)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -12,19 +12,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.hardware import column, hardware
+from analysis.latex import latex
 from analysis.settings import listed, machine_texts
 
 FORMATS = ("markdown", "latex", "csv")
-# What LaTeX reads as something else, and signs that not every one of its fonts has.
-_LATEX = str.maketrans(
-    {character: f"\\{character}" for character in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"}
-    | {">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "\n": " "}
-    | {"×": r"$\times$", "±": r"$\pm$", "∞": r"$\infty$", "≤": r"$\leq$", "–": "--", "°": r"$^\circ$", "−": "$-$"}
-)
-
-# Signs of ten points that a line of LaTeX holds.
-_PAGE = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,29 +107,6 @@ def grid(table: Table) -> str:
     """Return the lines of a Markdown table alone."""
     rule = ["---" if side == "l" else "---:" for side in table.align]
     return "\n".join(line(cells) for cells in (table.headings, rule, *table.cells))
-
-
-def latex(table: Table) -> str:
-    """Return a ``table`` environment with its notes below; it needs ``\\usepackage{booktabs,graphicx}``.
-
-    A table that is wider than a page is shrunk to its text.
-    """
-    notes = [escape(f"{note.rstrip('.')}.") + r"\par" for note in table.below]
-    head, *body = [" & ".join(map(escape, cells)) + r" \\" for cells in (table.headings, *table.cells)]
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(table.caption)}.}}", rf"\label{{tab:{table.name}}}"]
-    grid = [rf"\begin{{tabular}}{{{table.align}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
-    grid.append(r"\end{tabular}")
-    # Two signs of every column are the space between it and the next.
-    width = sum(2 + max(map(len, texts)) for texts in zip(table.headings, *table.cells, strict=True))
-    if width > _PAGE:
-        grid = [r"\resizebox{\linewidth}{!}{" + grid[0], *grid[1:-1], grid[-1] + "}"]
-    below = [r"\par\smallskip", r"{\footnotesize\raggedright", *notes, "}"] if notes else []
-    return "\n".join([*lines, *grid, *below, r"\end{table}", ""])
-
-
-def escape(text: str) -> str:
-    """Return a text as LaTeX shows it, whatever stands in it."""
-    return text.translate(_LATEX)
 
 
 def _with_facts(table: Table) -> pd.DataFrame:

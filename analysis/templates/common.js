@@ -40,6 +40,22 @@ for (const box of document.querySelectorAll(".scroll, .bars")) {
   document.addEventListener("filtered", () => cue(box));
 }
 
+// Where a row is a card, each number has its heading; what such a box is to those who hear it, its look must not decide.
+for (const table of document.querySelectorAll(".scroll table")) {
+  const headings = [...table.tHead.rows[0].cells];
+  table.classList.add("cards");
+  table.setAttribute("role", "table");
+  for (const part of table.querySelectorAll("thead, tbody")) part.setAttribute("role", "rowgroup");
+  for (const row of table.rows) {
+    row.setAttribute("role", "row");
+    for (const cell of row.cells) {
+      const isHeading = row.parentNode === table.tHead;
+      cell.setAttribute("role", isHeading ? "columnheader" : cell.tagName === "TH" ? "rowheader" : "cell");
+      if (cell.tagName === "TD" && cell.colSpan === 1) cell.dataset.label = headings[cell.cellIndex].textContent;
+    }
+  }
+}
+
 function showTip(target) {
   const tip = $("tip"), box = target.getBoundingClientRect();
   tip.textContent = target.dataset.tip;

@@ -23,6 +23,7 @@ from tests.fake_runs import (
     write_fake_runs,
     write_many_runs,
 )
+from tests.fake_steps import write_fake_steps
 
 BINARY = chromium.find()
 pytestmark = [
@@ -304,10 +305,39 @@ def test_a_speed_chart_has_the_ideal_line_and_a_cut_table_a_cue(page):
     box = "document.querySelector('#table .scroll')"
     is_cut = f"{box}.scrollLeft + {box}.clientWidth < {box}.scrollWidth - 1"
     page.wait_for(f"{box}.classList.contains('more-right') === ({is_cut})")
-    page.resize(320, 900)
+    page.resize(600, 900)
     page.wait_for(f"{box}.classList.contains('more-right')")
     page.evaluate(f"{box}.scrollLeft = 9999")
     page.wait_for(f"!{box}.classList.contains('more-right')")
+
+
+def test_in_a_narrow_window_a_row_is_a_card_that_shows_all_its_numbers_by_name(browser, tmp_path):
+    write_fake_steps(tmp_path)
+    file = tmp_path / "steps.html"
+    file.write_text(render(load.measurements(tmp_path), load.runs(tmp_path)), encoding="utf-8")
+    place = "document.querySelector('#table tbody tr:not(.failed)')"
+    for width, is_card in ((1280, False), (390, True), (320, True)):
+        browser.open(file.as_uri(), width, 900)
+        assert browser.evaluate(f"getComputedStyle({place}).display") == ("grid" if is_card else "table-row")
+        cells = browser.evaluate(
+            f"[...{place}.cells].map((cell) => {{ const box = cell.getBoundingClientRect(); return "
+            "{ isName: cell.tagName === 'TH', role: cell.role, label: cell.dataset.label ?? null, "
+            "ends: [box.left, box.right], shown: getComputedStyle(cell, '::before').content }; })"
+        )
+        headings = browser.evaluate("[...document.querySelectorAll('#table th button')].map((b) => b.textContent)")
+        assert [cell["label"] for cell in cells if not cell["isName"]] == headings[sum(c["isName"] for c in cells) :]
+        for cell in cells:
+            assert 0 <= cell["ends"][0] < cell["ends"][1] <= width
+            assert cell["role"] == ("rowheader" if cell["isName"] else "cell")
+            assert (cell["shown"] != "none") == (is_card and not cell["isName"])
+        # A line of its own for what failed, and headings that sort still.
+        failed = "document.querySelector('#table tr.failed .error').getBoundingClientRect().right"
+        assert browser.evaluate(failed) <= width
+        button = "[...document.querySelectorAll('#table th button')].find((b) => b.textContent === 'Density')"
+        browser.evaluate(f"{button}.click()")
+        assert browser.evaluate(f"{button}.closest('th').ariaSort") == "ascending"
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        assert browser.complaints() == []
 
 
 def test_a_report_without_videos_or_choices_still_opens(browser, tmp_path):

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
@@ -18,7 +17,7 @@ from analysis import documents, load, paired, tables
 from analysis.figures import __main__ as figures
 from analysis.footnotes import Footnotes
 from analysis.views import paired_view, steps_view, summary_view
-from analysis.writer import Table, escape, grid, write
+from analysis.writer import Table, grid, write
 from svg.results import Measurement, RunWriter
 from tests.analysis.test_paired import write as write_paired
 from tests.fake_runs import PROVENANCE
@@ -85,27 +84,6 @@ def test_a_caption_says_n_interval_dense_backend_hardware_and_code(table):
     assert write([table], "markdown").startswith(f"**{table.caption}.**\n\n| ")
 
 
-def test_latex_has_the_cells_of_markdown_in_booktabs_and_no_sign_that_it_reads_otherwise(table):
-    text = write([table], "latex")
-    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
-    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
-    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
-    assert len(lines) == 1 + len(table.cells)
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(table.headings) - 1}
-    assert not re.search(r"(?<!\\)[%#_]", text)
-    assert text.isascii() and text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
-
-
-def test_latex_has_its_notes_below_and_shrinks_what_is_wider_than_a_page(table):
-    text = write([table], "latex")
-    caption, below = text[: text.index(r"\label")], text[text.index(r"\end{tabular}") :]
-    assert escape(table.caption) in caption and all(escape(note.rstrip(".")) in below for note in table.below)
-    assert escape(table.below[0].rstrip(".")) not in caption
-    assert r"\resizebox{\linewidth}{!}{\begin{tabular}" in text and r"\end{tabular}}" in text
-    narrow = replace(table, headings=("a", "b"), cells=(("1", "2"),), align="lr", notes=())
-    assert r"\resizebox" not in write([narrow], "latex")
-
-
 def test_csv_holds_unrounded_numbers_and_the_captions_facts_in_every_line(table):
     lines = list(csv.DictReader(io.StringIO(write([table], "csv"))))
     assert len(lines) == len(table.cells)
@@ -119,14 +97,6 @@ def test_csv_holds_unrounded_numbers_and_the_captions_facts_in_every_line(table)
     if table.name == "runs":
         assert {line["psnr_db"] for line in lines} == {"", "30.123456789"}
         assert {line["status"] for line in lines} == {"complete", "failed"}
-
-
-def test_escaping_keeps_every_sign_and_leaves_none_that_means_something():
-    assert escape(r"50 % & a_b {x} #1 $5 ~ ^ \ <|>") == (
-        r"50 \% \& a\_b \{x\} \#1 \$5 \textasciitilde{} \textasciicircum{} \textbackslash{} "
-        r"\textless{}\textbar{}\textgreater{}"
-    )
-    assert escape("1.5× ± ∞ – ≤") == r"1.5$\times$ $\pm$ $\infty$ -- $\leq$"
 
 
 def test_a_bar_in_a_cell_does_not_end_it():

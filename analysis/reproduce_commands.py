@@ -12,8 +12,8 @@ from analysis.published_tables import ON_GPU, Published
 SMOKE = (
     "model.height=32",
     "model.width=48",
-    "model.num_frames=33",
-    "model.max_sequence_length=8",
+    "model.num_frames=49",
+    "model.max_sequence_length=16",
     "model.num_inference_steps=2",
     "model.method_defaults.block_size=8",
     "model.method_defaults.first_times_fp=0",

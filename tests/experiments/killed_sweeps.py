@@ -29,9 +29,10 @@ LIMIT_S = 900
 def child(arguments: list[str]) -> int:
     """Start a sweep in a forked process that leads a group of its own, and return its id."""
     process = os.fork()
+    # Whoever comes first: the parent may want to kill the group before the child has run at all.
+    os.setpgid(process, process)
     if process:
         return process
-    os.setsid()
     status = 1
     try:
         status = sweep(arguments)

@@ -176,7 +176,8 @@ def list_runs(runs_dir: str | Path) -> list[Path]:
         RecordError: If ``runs_dir`` is no folder that can be read.
     """
     try:
-        names = sorted(name for name in os.listdir(runs_dir) if not name.startswith("."))
+        # What a file system keeps at its root for itself is no run, and only root may look into it.
+        names = sorted(name for name in os.listdir(runs_dir) if not name.startswith(".") and name != "lost+found")
     except OSError as error:
         raise RecordError(f"runs_dir={runs_dir} cannot be read: {error.strerror}") from error
     files = (RUN_FILE, MEASUREMENTS_FILE)

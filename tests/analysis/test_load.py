@@ -169,12 +169,13 @@ def test_a_run_that_may_not_be_looked_into_is_not_passed_over(own_runs, monkeypa
 
     def refusing(call):
         def refuse(path, *rest, **more):
-            if "svg-0.25" in str(path):
+            if "svg-0.25" in str(path) or "lost+found" in str(path):
                 raise PermissionError(13, "Permission denied")
             return call(path, *rest, **more)
 
         return refuse
 
+    (own_runs / "lost+found").mkdir()
     monkeypatch.setattr(os, "stat", refusing(look))
     monkeypatch.setattr(builtins, "open", refusing(read))
     table = load.runs(own_runs).set_index("run_id")

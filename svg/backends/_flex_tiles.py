@@ -123,28 +123,45 @@ def mask_mod(
 
     It equals the tile lists where it stands, not only in partial tiles, because uncompiled FlexAttention ignores them.
     """
-    state = (tiles.state if tiles.own_state is None else tiles.own_state)[assignment]
-    integers, places = tiles.integers[assignment], None if tiles.places is None else tiles.places[assignment]
-    runs = None if tiles.runs is None else tiles.runs[assignment]
     if lengths is None:
         lengths = torch.full((assignment.shape[0],), seq_len, device=assignment.device)
-    query_size, key_size = sizes
+    places = None if tiles.places is None else tiles.places[assignment]
+    of_own = _by_state(tiles, assignment, sizes) if tiles.runs is None else _by_run(tiles.runs[assignment], sizes[0])
 
     def keep(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         is_there = key < lengths[batch]
         if places is not None:
             query, key = places[batch, head, 0, query], places[batch, head, 1, key]
-        if runs is not None:
-            # Ends are read once for each query; a state is read for each pair, which takes many times as long.
-            row = query // query_size
-            in_run = [
-                (key >= runs[batch, head, run, 0, row]) & (key < runs[batch, head, run, 1, row])
-                for run in range(MOST_RUNS)
-            ]
-            return reduce(or_, in_run) & is_there
+        return of_own(batch, head, query, key) & is_there
+
+    return keep
+
+
+def _by_state(tiles: Palette, assignment: torch.Tensor, sizes: tuple[int, int]) -> MaskMod:
+    """Return what a plan keeps in its patterns' own orders, by the states of tiles and the patterns' integers."""
+    state = (tiles.state if tiles.own_state is None else tiles.own_state)[assignment]
+    integers = tiles.integers[assignment]
+    query_size, key_size = sizes
+
+    def keep(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         tile = state[batch, head, query // query_size, key // key_size]
-        kept = (tile == FULL) | ((tile == PARTIAL) & _pattern_keeps(integers, batch, head, query, key))
-        return kept & is_there
+        return (tile == FULL) | ((tile == PARTIAL) & _pattern_keeps(integers, batch, head, query, key))
+
+    return keep
+
+
+def _by_run(runs: torch.Tensor, query_size: int) -> MaskMod:
+    """Return the same by runs of whole tiles, ``(batch, num_heads, MOST_RUNS, 2, query_tiles)``.
+
+    Their ends are read once for each query; a state is read for each pair, which takes many times as long.
+    """
+
+    def keep(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        row = query // query_size
+        in_run = [
+            (key >= runs[batch, head, run, 0, row]) & (key < runs[batch, head, run, 1, row]) for run in range(MOST_RUNS)
+        ]
+        return reduce(or_, in_run)
 
     return keep
 
